@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 )
@@ -130,7 +131,7 @@ func newBuilder(log io.Writer, names []string) (*builder, error) {
 	b := &builder{log: log, done: make(chan struct{})}
 	keys := map[string]string{}
 	for _, t := range tools {
-		if !contains(names, t.name) {
+		if !slices.Contains(names, t.name) {
 			continue
 		}
 		dir := filepath.Join(source, t.module)
@@ -139,7 +140,7 @@ func newBuilder(log io.Writer, names []string) (*builder, error) {
 				return nil, fmt.Errorf("build %s: %w", t.name, err)
 			}
 		}
-		path := filepath.Join(CacheDir(), "bin", filepath.Base(t.module)+"-"+keys[t.module], t.name)
+		path := filepath.Join(CacheDir(), "bin", filepath.Base(dir)+"-"+keys[t.module], t.name)
 		b.jobs = append(b.jobs, &buildJob{tool: t, dir: dir, path: path, built: make(chan struct{})})
 	}
 	if len(b.jobs) != len(names) {
@@ -147,15 +148,6 @@ func newBuilder(log io.Writer, names []string) (*builder, error) {
 			strings.Join(names, " "), strings.Join(Tools(), " "))
 	}
 	return b, nil
-}
-
-func contains(names []string, name string) bool {
-	for _, n := range names {
-		if n == name {
-			return true
-		}
-	}
-	return false
 }
 
 // sourceDir is the directory of this module, which the tools' modules lie in.
