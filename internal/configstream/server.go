@@ -3,11 +3,15 @@ package configstream
 import (
 	"context"
 	"log/slog"
-	"time"
+	"maps"
+	"slices"
+	"sync"
 
+	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
+	"github.com/towpath-mesh/towpath/internal/configstream/internal/configpb"
 	"github.com/towpath-mesh/towpath/internal/mesh"
 	"github.com/towpath-mesh/towpath/internal/routing"
 )
@@ -26,54 +30,122 @@ type ServerOptions struct {
 }
 
 // Server holds the newest value of every resource and streams them to clients.
-type Server struct{ opts ServerOptions }
+// All methods are safe for use at the same time.
+type Server struct {
+	opts    ServerOptions
+	log     *slog.Logger
+	metrics *serverMetrics
+	store   *store
+
+	syncOnce sync.Once
+	synced   chan struct{}
+
+	mu      sync.Mutex
+	streams map[*stream]struct{}
+	// readers are the goroutines that read from streams. They end soon after
+	// their streams; Wait waits for them.
+	readers sync.WaitGroup
+}
 
 // NewServer returns a Server that knows no resources and holds its streams
 // until SetSynced.
-func NewServer(o ServerOptions) *Server { return &Server{opts: o} }
-
-// Register makes the gRPC server offer the config stream and the node reports.
-func (s *Server) Register(g *grpc.Server) {}
-
-// PublishMesh takes over changes of the mesh.
-func (s *Server) PublishMesh(u mesh.Update) {}
-
-// PublishTables takes over changes of routing tables.
-func (s *Server) PublishTables(up []*routing.Table, removed []routing.TableKey) {}
-
-// SetSynced lets the streams go.
-func (s *Server) SetSynced() {}
-
-// Proxies returns who is connected.
-func (s *Server) Proxies() []ProxyStatus { return nil }
-
-// ProxyStatus is the state of one connected client.
-type ProxyStatus struct {
-	Peer Peer
-	// Version is the client's own, as it says.
-	Version string
-	// Capabilities are what the client says it understands beyond the base.
-	Capabilities []string
-	// Since is when the stream was authenticated.
-	Since time.Time
-	// Types are the subscribed types, in the order in which they are sent.
-	Types []TypeStatus
-	// LastNACK is the newest refusal, nil if there was none on this stream.
-	LastNACK *NACK
+func NewServer(o ServerOptions) *Server {
+	s := &Server{
+		opts:    o,
+		log:     o.Log,
+		metrics: newServerMetrics(o.Registry),
+		store:   newStore(),
+		synced:  make(chan struct{}),
+		streams: map[*stream]struct{}{},
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	return s
 }
 
-// TypeStatus says how far a client is with one resource type. Versions count
-// the server's changes and compare by number; equal ones mean "up to date".
-type TypeStatus struct {
-	// Type is the short name: Workload, EndpointSlice, Service or Table.
-	Type                  string
-	Sent, Acked, Current uint64
+// Register makes the gRPC server, which should have been made with GRPCOptions,
+// offer the config stream and the node reports.
+func (s *Server) Register(g *grpc.Server) {
+	discoverypb.RegisterAggregatedDiscoveryServiceServer(g, adsService{server: s})
+	configpb.RegisterNodeReportsServer(g, reportService{server: s})
 }
 
-// NACK is a client's refusal of some resources of a response. It has applied
-// the others.
-type NACK struct {
-	Type    string
-	Message string
-	At      time.Time
+// Wait returns when nothing of the streams is left. Call it after the gRPC
+// server's Stop.
+func (s *Server) Wait() { s.readers.Wait() }
+
+// PublishMesh takes over changes of the mesh, all at the same moment. Values
+// that are what they were cost nothing. The values are not kept.
+func (s *Server) PublishMesh(u mesh.Update) {
+	var c [kindCount]change
+	c[kindWorkload] = publication(s, kindWorkload, u.Workloads, workloadResource)
+	c[kindSlice] = publication(s, kindSlice, u.Slices, sliceResource)
+	c[kindService] = publication(s, kindService, u.Services, serviceResource)
+	c[kindWorkload].removed = each(u.RemovedWorkloads, func(id mesh.WorkloadID) string { return string(id) })
+	c[kindSlice].removed = each(u.RemovedSlices, func(k mesh.SliceKey) string { return name(k.Namespace, k.Name) })
+	c[kindService].removed = each(u.RemovedServices, func(k mesh.ServiceKey) string { return name(k.Namespace, k.Name) })
+	s.store.publish(c)
+}
+
+// PublishTables takes over changes of routing tables. To make before it breaks,
+// publish what new tables lead to before them, and remove what removed tables
+// led to after them.
+func (s *Server) PublishTables(up []*routing.Table, removed []routing.TableKey) {
+	var c [kindCount]change
+	c[kindTable] = publication(s, kindTable, up, tableResource)
+	c[kindTable].removed = each(removed, tableName)
+	s.store.publish(c)
+}
+
+// publication encodes values. One that has no form on the wire is left out:
+// clients keep what they have of it.
+func publication[V any](s *Server, k kind, values []V, encode func(V) (resource, error)) (c change) {
+	for _, v := range values {
+		r, err := encode(v)
+		if err != nil {
+			s.metrics.dropped.WithLabelValues(k.String()).Inc()
+			s.log.Error("config stream: value has no form on the wire", "type", k.String(), "error", err)
+			continue
+		}
+		c.up = append(c.up, r)
+	}
+	return c
+}
+
+// SetSynced lets the streams go: what was published is now all there is. Before
+// it a client gets nothing, so that a controller that has just started takes
+// nothing away from clients that know more.
+func (s *Server) SetSynced() {
+	s.syncOnce.Do(func() { close(s.synced) })
+}
+
+// Proxies returns who is connected, by age of the stream.
+func (s *Server) Proxies() []ProxyStatus {
+	current := s.store.current()
+	s.mu.Lock()
+	streams := slices.Collect(maps.Keys(s.streams))
+	s.mu.Unlock()
+	out := make([]ProxyStatus, len(streams))
+	for i, st := range streams {
+		out[i] = st.status(current)
+	}
+	slices.SortFunc(out, func(a, b ProxyStatus) int { return a.Since.Compare(b.Since) })
+	return out
+}
+
+func (s *Server) join(st *stream) {
+	s.store.join(st.watch)
+	s.metrics.streams.WithLabelValues(st.peer.Role.String()).Inc()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.streams[st] = struct{}{}
+}
+
+func (s *Server) leave(st *stream) {
+	s.store.leave(st.watch)
+	s.metrics.streams.WithLabelValues(st.peer.Role.String()).Dec()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, st)
 }
