@@ -66,6 +66,12 @@ type WaypointBinding struct {
 	Waypoint ProxyKey
 }
 
+// Bindings is what routes add to a Service: see the fields of the same names.
+type Bindings struct {
+	Waypoints []WaypointBinding
+	Speakers  []spiffeid.ID
+}
+
 // SliceKey names an EndpointSlice.
 type SliceKey struct{ Namespace, Name string }
 
