@@ -33,10 +33,16 @@ func (h hijacked) CloseWrite() error {
 	return nil
 }
 
-// tunnel copies both ways until both directions have ended, one has failed, or
-// ctx is done; then both ends are closed. A direction that has ended is closed
+// tunnel joins both ends until both directions have ended, one has failed, or
+// ctx is done; then they are closed. A direction that has ended is closed
 // towards the other side, and the rest gets a while to end too.
 func tunnel(ctx context.Context, client, server io.ReadWriteCloser) (Sent, error) {
+	return join(ctx, client, server, tunnelLinger)
+}
+
+// join copies both ways. linger bounds the second direction after the end of
+// the first; 0 does not.
+func join(ctx context.Context, client, server io.ReadWriteCloser, linger time.Duration) (Sent, error) {
 	cut := func() { client.Close(); server.Close() }
 	stop := context.AfterFunc(ctx, cut)
 	defer stop()
@@ -66,9 +72,9 @@ func tunnel(ctx context.Context, client, server io.ReadWriteCloser) (Sent, error
 				first = e.err
 			}
 			cut()
-		} else if i == 0 {
-			linger := time.AfterFunc(tunnelLinger, cut)
-			defer linger.Stop()
+		} else if i == 0 && linger > 0 {
+			timer := time.AfterFunc(linger, cut)
+			defer timer.Stop()
 		}
 	}
 	group.Wait()
@@ -79,7 +85,7 @@ func tunnel(ctx context.Context, client, server io.ReadWriteCloser) (Sent, error
 func pipe(dst io.Writer, src io.Reader) (int64, error) {
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
-	n, err := io.CopyBuffer(writerOnly{dst}, readerOnly{src}, *buf)
+	n, err := io.CopyBuffer(writerOnly{dst}, readerOnly{src}, *buf) // neither brings a buffer of its own
 	if err != nil {
 		if errors.Is(err, net.ErrClosed) {
 			err = nil
@@ -94,3 +100,11 @@ func pipe(dst io.Writer, src io.Reader) (int64, error) {
 
 type writerOnly struct{ io.Writer }
 type readerOnly struct{ io.Reader }
+
+// Copy joins two connections until both directions have ended, one has failed,
+// or ctx is done; it closes both. up counts the bytes from client to server,
+// down the others.
+func Copy(ctx context.Context, client, server net.Conn) (up, down int64, err error) {
+	sent, err := join(ctx, client, server, 0)
+	return sent.Received, sent.Body, err
+}
