@@ -46,7 +46,7 @@ func (a redirect) apply(_ *Packet, o *Outcome) bool {
 type setMark struct{ value uint32 }
 
 func (a setMark) String() string {
-	return fmt.Sprintf("meta mark set meta mark & 0x%08x | 0x%08x", ^uint32(MarkMask), a.value)
+	return fmt.Sprintf("meta mark set meta mark & 0x%08x | 0x%08x", keptBits(a.value), a.value)
 }
 
 func (a setMark) exprs() []expr.Any {
@@ -66,7 +66,7 @@ func (a setMark) apply(p *Packet, _ *Outcome) bool {
 type setConnMark struct{ value uint32 }
 
 func (a setConnMark) String() string {
-	return fmt.Sprintf("ct mark set ct mark & 0x%08x | 0x%08x", ^uint32(MarkMask), a.value)
+	return fmt.Sprintf("ct mark set ct mark & 0x%08x | 0x%08x", keptBits(a.value), a.value)
 }
 
 func (a setConnMark) exprs() []expr.Any {
@@ -81,6 +81,10 @@ func (a setConnMark) apply(p *Packet, _ *Outcome) bool {
 	p.ConnMark = p.ConnMark&^MarkMask | a.value
 	return false
 }
+
+// keptBits is the mask that nft prints for ownBits: what | sets it need not
+// clear.
+func keptBits(value uint32) uint32 { return ^uint32(MarkMask) | value }
 
 // ownBits replaces the bits of MarkMask: (x & ^mask) ^ value.
 func ownBits(value uint32) expr.Any {

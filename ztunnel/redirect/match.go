@@ -82,7 +82,7 @@ const (
 	tcpACK         = 0x10
 )
 
-func (opensTCP) String() string { return "tcp flags & (fin | syn | rst | ack) == syn" }
+func (opensTCP) String() string { return "tcp flags syn / fin,syn,rst,ack" }
 
 func (opensTCP) exprs(map[string]*nftables.Set) []expr.Any {
 	return []expr.Any{

@@ -63,5 +63,8 @@ func priorityName(p int, hook Hook) string {
 	if p == base {
 		return name
 	}
-	return fmt.Sprintf("%s %+d", name, p-base)
+	if p < base {
+		return fmt.Sprintf("%s - %d", name, base-p)
+	}
+	return fmt.Sprintf("%s + %d", name, p-base)
 }
