@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -250,7 +251,8 @@ func (j *buildJob) build(ctx context.Context, log io.Writer, label string) error
 	begin := time.Now()
 	stop := heartbeat(log, label, 15*time.Second)
 	defer stop()
-	tmp := fmt.Sprintf("%s.tmp%d", j.path, os.Getpid())
+	removeOrphans(j.path)
+	tmp := j.path + tmpMark + strconv.Itoa(os.Getpid())
 	defer os.Remove(tmp)
 	args := append([]string{"-n", "5", "go", "build", "-mod=readonly", "-trimpath", "-o", tmp}, j.flags...)
 	cmd := exec.CommandContext(ctx, "nice", append(args, j.pkg)...)
@@ -266,6 +268,18 @@ func (j *buildJob) build(ctx context.Context, log io.Writer, label string) error
 	}
 	fmt.Fprintf(log, "%s: %.0fs\n", label, time.Since(begin).Seconds())
 	return nil
+}
+
+const tmpMark = ".tmp-"
+
+// removeOrphans removes what builds of processes that are dead have left.
+func removeOrphans(path string) {
+	left, _ := filepath.Glob(path + tmpMark + "*")
+	for _, file := range left {
+		if !exists("/proc/" + strings.TrimPrefix(file, path+tmpMark)) {
+			os.Remove(file)
+		}
+	}
 }
 
 // heartbeat writes a line at once and then at every interval, until the returned

@@ -11,22 +11,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
-	"os"
 )
-
-// imageFiles are the archives of the images that the cluster itself needs.
-type imageFiles struct {
-	pause   string
-	coredns string
-}
-
-func (f imageFiles) remove() {
-	for _, file := range []string{f.pause, f.coredns} {
-		if file != "" {
-			os.Remove(file)
-		}
-	}
-}
 
 // conformanceImages are the images in the manifests of the Gateway API
 // conformance suite. The versions differ upstream by little, and not in what the

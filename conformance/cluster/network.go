@@ -12,13 +12,13 @@ import (
 // makeNetwork makes the bridge, and a network namespace with a link to the
 // bridge for each node. What is there already is left alone.
 func makeNetwork(ctx context.Context, nodes []node) error {
-	if _, err := os.Stat("/sys/class/net/" + bridgeName); err != nil {
+	if !exists("/sys/class/net/" + bridgeName) {
 		if err := runAll(ctx, bridgeCommands()); err != nil {
 			return fmt.Errorf("make bridge: %w", err)
 		}
 	}
 	for _, n := range nodes {
-		if _, err := os.Stat("/run/netns/" + n.netns()); err == nil {
+		if exists("/run/netns/" + n.netns()) {
 			continue
 		}
 		if err := runAll(ctx, nodeCommands(n, nodes)); err != nil {
@@ -84,18 +84,26 @@ func runAll(ctx context.Context, commands []string) error {
 func removeNetwork(ctx context.Context, nodes []node) error {
 	var errs []error
 	for _, n := range nodes {
-		if _, err := os.Stat("/run/netns/" + n.netns()); err == nil {
+		if exists("/run/netns/" + n.netns()) {
 			errs = append(errs, run(ctx, "ip", "netns", "delete", n.netns()))
 		}
-		// The link goes with the namespace, but only once nothing holds that.
-		if _, err := os.Stat("/sys/class/net/" + n.veth()); err == nil {
-			errs = append(errs, run(ctx, "ip", "link", "delete", n.veth()))
-		}
+		errs = append(errs, removeLink(ctx, n.veth()))
 	}
-	if _, err := os.Stat("/sys/class/net/" + bridgeName); err == nil {
-		errs = append(errs, run(ctx, "ip", "link", "delete", bridgeName))
+	errs = append(errs, removeLink(ctx, bridgeName), removeNetnsDir())
+	return errors.Join(errs...)
+}
+
+// removeLink removes a link. That of a node goes with the node's namespace too,
+// a moment after it, so it may vanish under our hands.
+func removeLink(ctx context.Context, name string) error {
+	if !exists("/sys/class/net/" + name) {
+		return nil
 	}
-	return errors.Join(append(errs, removeNetnsDir())...)
+	err := run(ctx, "ip", "link", "delete", name)
+	if !exists("/sys/class/net/" + name) {
+		return nil
+	}
+	return err
 }
 
 // removeNetnsDir undoes what the first `ip netns add` of the machine did: it

@@ -56,9 +56,9 @@ func (c *Cluster) startHolder(ctx context.Context, n node, helper string) error 
 	})
 }
 
-// startNode starts all processes of one node and loads the images that the
-// cluster itself needs. It returns when containerd answers; kubelet follows.
-func (c *Cluster) startNode(ctx context.Context, n node, b *builder, images imageFiles) error {
+// startNode starts all processes of one node. pause is the archive of an image
+// that must be there before kubelet starts the first pod.
+func (c *Cluster) startNode(ctx context.Context, n node, b *builder, pause string) error {
 	helper, err := b.need(ctx, "cluster")
 	if err != nil {
 		return err
@@ -69,7 +69,7 @@ func (c *Cluster) startNode(ctx context.Context, n node, b *builder, images imag
 	if err := c.startContainerd(ctx, n, b); err != nil {
 		return err
 	}
-	if err := c.importArchive(ctx, n, images.pause); err != nil {
+	if err := c.importArchive(ctx, n, pause); err != nil {
 		return err
 	}
 	for _, step := range []struct {

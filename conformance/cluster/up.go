@@ -146,13 +146,13 @@ func (c *Cluster) prepareNode(n node) error {
 
 // startAll starts every process, waits for the nodes and starts the name server.
 func (c *Cluster) startAll(ctx context.Context, b *builder, t *timer) error {
-	images, err := c.makeImages(ctx, b)
-	defer images.remove()
+	pause, err := c.makePause(ctx, b)
 	if err != nil {
 		return err
 	}
+	defer os.Remove(pause)
 	var wait sync.WaitGroup
-	errs := make([]error, len(c.nodes)+1)
+	errs := make([]error, len(c.nodes)+2)
 	wait.Go(func() {
 		errs[0] = c.startControlPlane(ctx, b)
 		t.step("control plane answers")
@@ -160,11 +160,12 @@ func (c *Cluster) startAll(ctx context.Context, b *builder, t *timer) error {
 	// One after the other: they compete with the API server for the processors.
 	wait.Go(func() {
 		for i, n := range c.nodes {
-			if errs[i+1] = c.startNode(ctx, n, b, images); errs[i+1] != nil {
+			if errs[i+1] = c.startNode(ctx, n, b, pause); errs[i+1] != nil {
 				return
 			}
 		}
 		t.step("node processes started")
+		errs[len(c.nodes)+1] = c.loadDNS(ctx, b)
 	})
 	wait.Wait()
 	if err := errors.Join(errs...); err != nil {
@@ -176,24 +177,24 @@ func (c *Cluster) startAll(ctx context.Context, b *builder, t *timer) error {
 	return c.waitHealthy(ctx, t)
 }
 
-// makeImages writes the archive of the image that pods need before all others.
-func (c *Cluster) makeImages(ctx context.Context, b *builder) (imageFiles, error) {
+// makePause writes the archive of the image that every pod needs.
+func (c *Cluster) makePause(ctx context.Context, b *builder) (string, error) {
 	bin, err := b.need(ctx, "pause")
 	if err != nil {
-		return imageFiles{}, err
+		return "", err
 	}
-	pause, err := c.writeArchiveFile(BinaryImage(pauseImage, bin))
-	return imageFiles{pause: pause}, err
+	return c.writeArchiveFile(BinaryImage(pauseImage, bin))
 }
 
-func (c *Cluster) startDNS(ctx context.Context, b *builder, t *timer) error {
+func (c *Cluster) loadDNS(ctx context.Context, b *builder) error {
 	bin, err := b.need(ctx, "coredns")
 	if err != nil {
 		return err
 	}
-	if err := c.LoadImage(ctx, BinaryImage(corednsImage, bin)); err != nil {
-		return err
-	}
+	return c.LoadImage(ctx, BinaryImage(corednsImage, bin))
+}
+
+func (c *Cluster) startDNS(ctx context.Context, b *builder, t *timer) error {
 	kubectl, err := b.need(ctx, "kubectl")
 	if err != nil {
 		return err

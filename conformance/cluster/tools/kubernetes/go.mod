@@ -1,4 +1,4 @@
-// Pins Kubernetes for the local cluster and nothing else; see tools.go.
+// Pins Kubernetes for the local cluster and nothing else.
 module github.com/towpath-mesh/towpath/conformance/cluster/tools/kubernetes
 
 go 1.26.0
