@@ -55,17 +55,19 @@ func newAddressPool(cidr string) *addressPool {
 
 // take returns the next address that is not used.
 func (p *addressPool) take(used map[netip.Addr]bool) (netip.Addr, error) {
-	for ip := p.last.Next(); ip != p.last; ip = ip.Next() {
+	network := p.prefix.Addr()
+	for ip := p.last.Next(); ; ip = ip.Next() {
 		if !p.prefix.Contains(ip) {
-			ip = p.prefix.Addr()
-			continue
+			ip = network
 		}
-		if !used[ip] {
+		if ip != network && !used[ip] {
 			p.last = ip
 			return ip, nil
 		}
+		if ip == p.last {
+			return netip.Addr{}, errors.New("no address is left in " + p.prefix.String())
+		}
 	}
-	return netip.Addr{}, errors.New("no address is left in " + p.prefix.String())
 }
 
 // assign returns the addresses to give, by index of the Service. A Service keeps

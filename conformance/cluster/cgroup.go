@@ -25,7 +25,6 @@ const (
 type hierarchy struct {
 	dir     string
 	options []string
-	unified bool
 }
 
 func (h hierarchy) has(controller string) bool { return slices.Contains(h.options, controller) }
@@ -43,7 +42,7 @@ func parseHierarchies(mountinfo string) []hierarchy {
 		case "cgroup":
 			found = append(found, hierarchy{dir: left[4], options: strings.Split(right[2], ",")})
 		case "cgroup2":
-			found = append(found, hierarchy{dir: left[4], unified: true})
+			found = append(found, hierarchy{dir: left[4]})
 		}
 	}
 	return found
