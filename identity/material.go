@@ -87,6 +87,21 @@ func (m *Material) WithBundle(b *Bundle) *Material {
 	return &Material{id: m.id, cert: m.cert, bundle: b}
 }
 
+// VerifyWith checks that peers who trust exactly b would accept the certificate
+// at time now.
+func (m *Material) VerifyWith(b *Bundle, now time.Time) error {
+	certs := []*x509.Certificate{m.cert.Leaf}
+	for _, der := range m.cert.Certificate[1:] {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return fmt.Errorf("certificate chain of %s: %w", m.id, err)
+		}
+		certs = append(certs, c)
+	}
+	_, err := verifyChain(certs, b, now, x509.ExtKeyUsageServerAuth)
+	return err
+}
+
 // String names the material for logs, without its key.
 func (m *Material) String() string {
 	if m == nil {
