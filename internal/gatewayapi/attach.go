@@ -211,7 +211,7 @@ func (c *cluster) join(levels map[levelKey]*level, a *attachment, s *service) {
 // pods of the namespace, so it must be in the mesh itself.
 func (c *cluster) chooseForClients(namespace string) choice {
 	if !c.enrolled(namespace) {
-		return choice{refusal: notEnrolled(namespace)}
+		return choice{refusal: c.notEnrolled(namespace)}
 	}
 	return c.chooseForNamespace(namespace)
 }

@@ -85,6 +85,7 @@ func (b *builder) rule(in *gwv1.HTTPRouteRule) (routing.Rule, bool) {
 	out := routing.Rule{ID: routing.RuleID{
 		Kind: id.Kind, Namespace: id.Namespace, Name: id.Name, Index: b.index, Section: string(deref(in.Name)),
 	}}
+	reached := len(b.out.reaches)
 	out.Matches = b.matches(in.Matches)
 	out.Filters = b.filters(in.Filters, b.field(".filters"), ruleFilters)
 	b.checkCombination(in)
@@ -100,6 +101,7 @@ func (b *builder) rule(in *gwv1.HTTPRouteRule) (routing.Rule, bool) {
 	if !ok {
 		return out, true
 	}
+	b.out.reaches = b.out.reaches[:reached]
 	if len(out.Matches) == 0 {
 		wrong.dropped = true
 		b.out.invalid[b.index] = wrong

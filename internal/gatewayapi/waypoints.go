@@ -49,7 +49,7 @@ func (c *cluster) chooseForNamespace(namespace string) choice {
 		return c.named(namespace, n.Labels[mesh.LabelWaypoint], labelled{"Namespace", "", namespace})
 	}
 	if !c.enrolled(namespace) {
-		return choice{refusal: notEnrolled(namespace)}
+		return choice{refusal: c.notEnrolled(namespace)}
 	}
 	key := mesh.ProxyKey{Namespace: namespace, Name: mesh.DefaultWaypoint}
 	if c.gateways[key] != nil {
@@ -89,7 +89,7 @@ func (c *cluster) unusable(key mesh.ProxyKey) string {
 	case gw == nil:
 		return fmt.Sprintf("Gateway %s does not exist: make it, of class %s", key, mesh.ClassWaypoint)
 	case gw.Spec.GatewayClassName != mesh.ClassWaypoint:
-		return fmt.Sprintf("Gateway %s is of class %s, not %s: name another, or rename it", key, gw.Spec.GatewayClassName, mesh.ClassWaypoint)
+		return fmt.Sprintf("Gateway %s is of class %s, not %s: choose another by label %s", key, gw.Spec.GatewayClassName, mesh.ClassWaypoint, mesh.LabelWaypoint)
 	case c.classes[mesh.ClassWaypoint] == nil:
 		return fmt.Sprintf("GatewayClass %s does not exist with controllerName %s: install it", mesh.ClassWaypoint, mesh.ControllerName)
 	}
@@ -99,7 +99,10 @@ func (c *cluster) unusable(key mesh.ProxyKey) string {
 	return ""
 }
 
-func notEnrolled(namespace string) *refusal {
+func (c *cluster) notEnrolled(namespace string) *refusal {
+	if _, why := mesh.EnrolsNamespace(namespace, c.in.SystemNamespace, mesh.MeshEnabled); why != "" {
+		return &refusal{reasonNotEnrolled, fmt.Sprintf("Namespace %s is never taken into the mesh", namespace)}
+	}
 	return &refusal{reasonNotEnrolled, fmt.Sprintf(
 		"Namespace %s is not in the mesh: label it %s=%s", namespace, mesh.LabelMesh, mesh.MeshEnabled)}
 }

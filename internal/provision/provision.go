@@ -86,7 +86,6 @@ func Waypoint(gw *gwv1.Gateway, o Options) Objects {
 // Gateway returns the waypoint that the controller makes itself, because of
 // reason.
 func Gateway(key mesh.ProxyKey, reason string) *gwv1.Gateway {
-	same := gwv1.NamespacesFromSame
 	return &gwv1.Gateway{
 		TypeMeta: metav1.TypeMeta{APIVersion: gwv1.GroupVersion.String(), Kind: "Gateway"},
 		ObjectMeta: metav1.ObjectMeta{
@@ -96,10 +95,7 @@ func Gateway(key mesh.ProxyKey, reason string) *gwv1.Gateway {
 		},
 		Spec: gwv1.GatewaySpec{
 			GatewayClassName: mesh.ClassWaypoint,
-			Listeners: []gwv1.Listener{{
-				Name: "mesh", Port: mesh.PortHBONE, Protocol: mesh.ProtocolHBONE,
-				AllowedRoutes: &gwv1.AllowedRoutes{Namespaces: &gwv1.RouteNamespaces{From: &same}},
-			}},
+			Listeners:        []gwv1.Listener{{Name: "mesh", Port: mesh.PortHBONE, Protocol: mesh.ProtocolHBONE}},
 		},
 	}
 }
