@@ -21,7 +21,7 @@ var ErrUnknownPod = errors.New("handoff: unknown pod")
 
 const (
 	minBackoff = 50 * time.Millisecond
-	maxBackoff = 2 * time.Second
+	maxBackoff = 500 * time.Millisecond
 	// helloTimeout bounds the time until the agent has answered the hello.
 	helloTimeout = 5 * time.Second
 )

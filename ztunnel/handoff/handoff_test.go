@@ -153,6 +153,7 @@ func newBench(t *testing.T) *bench {
 // server starts a server; stop ends it.
 func (b *bench) server() (s *Server, stop func()) {
 	s = NewServer(ServerOptions{Path: b.path, Sockets: makeTCP, Log: b.log})
+	s.Complete()
 	stop = b.start(func(ctx context.Context) {
 		_ = s.Run(ctx)
 		_ = s.Close()
@@ -360,13 +361,16 @@ func TestAgentRestart(t *testing.T) {
 		t.Fatal("a pod was removed because the agent went away")
 	}
 	s2 := NewServer(ServerOptions{Path: b.path, Sockets: makeTCP, Log: b.log})
-	o, addr := b.offer("stays")
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	_ = s2.Add(ctx, o)
 	b.start(func(ctx context.Context) { _ = s2.Run(ctx); _ = s2.Close() })
-	r.await(t, "add stays", 2)
+	for n, changed := s2.Connected(); n < 1; n, changed = s2.Connected() {
+		<-changed
+	}
+	addr := b.add(s2, "stays")
 	accepts(t, r, "stays", addr)
+	if r.pod("goes") == nil {
+		t.Fatal("a pod was removed before the agent knew all of its own")
+	}
+	s2.Complete()
 	r.await(t, "remove goes", 1)
 	for range 3 * minBatch {
 		dial(t, c, "stays", echo)

@@ -132,7 +132,9 @@ func (p *peer) run() error {
 	defer p.leave()
 	snapshot := p.server.join(p)
 	wg.Go(p.makeSockets)
-	wg.Go(func() { p.sendSnapshot(snapshot) })
+	over := make(chan struct{})
+	wg.Go(func() { p.sendSnapshot(snapshot, over) })
+	defer close(over)
 	defer close(p.wants)
 	for {
 		m, fds, err := p.link.receive()
@@ -163,11 +165,19 @@ func (p *peer) handle(m message) error {
 	return nil
 }
 
-func (p *peer) sendSnapshot(pods []*held) {
+// sendSnapshot sends the pods that were on offer when the peer came. Later ones
+// come by Add; those that do so until the Server is complete belong to the
+// snapshot too.
+func (p *peer) sendSnapshot(pods []*held, over <-chan struct{}) {
 	for _, h := range pods {
 		if _, err := p.begin(h); err != nil && errors.Is(err, errGone) {
 			return
 		}
+	}
+	select {
+	case <-p.server.complete:
+	case <-over:
+		return
 	}
 	_ = p.link.send(message{Kind: kindSnapshot}) // a failure ends the reader
 }

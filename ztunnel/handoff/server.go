@@ -57,6 +57,9 @@ type ServerOptions struct {
 type Server struct {
 	opt ServerOptions
 
+	complete chan struct{} // closed when every pod of the node was offered
+	once     sync.Once
+
 	mu      sync.Mutex
 	pods    map[mesh.WorkloadID]*held
 	peers   []*peer // oldest first
@@ -77,8 +80,17 @@ func NewServer(o ServerOptions) *Server {
 	if o.Mode == 0 {
 		o.Mode = 0o666
 	}
-	return &Server{opt: o, pods: map[mesh.WorkloadID]*held{}, changed: make(chan struct{})}
+	return &Server{
+		opt: o, complete: make(chan struct{}),
+		pods: map[mesh.WorkloadID]*held{}, changed: make(chan struct{}),
+	}
 }
+
+// Complete says that every pod that is enrolled already has been offered by
+// Add. Until then no ztunnel is told that its snapshot is complete: one that
+// lived through a restart of the agent keeps the pods it has, and a new one is
+// not ready. It may be called more than once.
+func (s *Server) Complete() { s.once.Do(func() { close(s.complete) }) }
 
 // Run listens and serves until ctx ends. The pods' listeners stay open; Close
 // closes them.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +17,7 @@ import (
 // NS is an open network namespace. It lives as long as the NS is not closed,
 // even when no process is left in it.
 type NS struct {
+	mu    sync.RWMutex // keeps file open while a thread enters
 	file  *os.File
 	inode uint64
 }
@@ -58,15 +60,22 @@ func fromFile(f *os.File) (*NS, error) {
 // Inode is the namespace's number; no two that are open at once share it.
 func (n *NS) Inode() uint64 { return n.inode }
 
-// FD is the namespace's descriptor; it stays the NS's.
+// FD is the namespace's descriptor; it stays the NS's, which must not be closed
+// while it is used.
 func (n *NS) FD() int { return int(n.file.Fd()) }
 
-// Close closes the descriptor.
-func (n *NS) Close() error { return n.file.Close() }
+// Close closes the descriptor, after every Do has returned.
+func (n *NS) Close() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.file.Close()
+}
 
 // Do runs f inside the namespace, on a thread of its own, and waits for it.
 // Goroutines that f starts run outside. It needs CAP_SYS_ADMIN.
 func (n *NS) Do(f func() error) error {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
 	done := make(chan error, 1)
 	go func() { done <- n.inside(f) }()
 	return <-done
