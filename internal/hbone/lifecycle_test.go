@@ -134,6 +134,29 @@ func TestServerDrain(t *testing.T) {
 	}
 }
 
+func TestFarewell(t *testing.T) {
+	accepted := make(chan *Conn, 1)
+	r := newRig(t, rigOptions{}, hold(accepted))
+	old := r.dial()
+	<-accepted
+	r.server.Farewell(t.Context())
+	old.s.mu.Lock()
+	gone := old.s.gone
+	old.s.mu.Unlock()
+	if !gone {
+		t.Error("the client does not know")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	newRawClient(r) // answers no ping
+	eventually(t, "it is connected", func() bool {
+		r.server.mu.Lock()
+		defer r.server.mu.Unlock()
+		return len(r.server.sessions) == 2
+	})
+	r.server.Farewell(ctx) // does not wait for it
+}
+
 // TestNoTunnelIsLostByDrain dials without a pause while servers drain: each
 // CONNECT is answered by the one or the next.
 func TestNoTunnelIsLostByDrain(t *testing.T) {

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -157,6 +159,23 @@ func (v *Server) Drain() {
 	v.draining = true
 	for s := range v.sessions {
 		s.goAway()
+	}
+}
+
+// Farewell drains as Drain does, and waits until every peer has seen that, or
+// is gone, or ctx ends: from then on no peer opens a tunnel here.
+func (v *Server) Farewell(ctx context.Context) {
+	v.Drain()
+	v.mu.Lock()
+	sessions := slices.Collect(maps.Keys(v.sessions))
+	v.mu.Unlock()
+	for _, s := range sessions {
+		select {
+		case <-s.parted:
+		case <-s.done:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -37,7 +37,7 @@ const (
 	clientHeaderLimit = 16 << 10
 	serverHeaderLimit = 64 << 10
 
-	initialPeerWindow = 65535   // RFC 9113 section 6.9.2
+	initialPeerWindow = 65535    // RFC 9113 section 6.9.2
 	initialPeerFrame  = 16 << 10 // RFC 9113 section 6.5.2
 )
 
@@ -60,9 +60,10 @@ type session struct {
 	// accept is called by the reading goroutine with a new stream; nil on the
 	// client's side.
 	accept func(*Conn, *http2.MetaHeadersFrame)
-	framer     *http2.Framer
+	framer *http2.Framer
 	done   chan struct{} // closed once err is set
 	wake   chan struct{} // tells the writer that there is something to do
+	parted chan struct{} // closed once the peer has seen this side's GOAWAY
 	active atomic.Bool   // a frame came in since the last tick
 
 	mu      sync.Mutex
@@ -81,7 +82,7 @@ type session struct {
 	peerStreams   int
 	recvWindow    int64
 	consumed      int64 // read by the streams, not yet credited to the peer
-	greeted       bool // the peer's SETTINGS came
+	greeted       bool  // the peer's SETTINGS came
 	nextID        uint32
 	lastPeerID    uint32
 	reserved      int // streams promised to dialers that have not opened them
@@ -112,7 +113,7 @@ var drainPing = [8]byte{'t', 'o', 'w', 'd', 'r', 'a', 'i', 'n'}
 func newSession(conn *tls.Conn, low *batchConn, peer spiffeid.ID, t timing) *session {
 	s := &session{
 		conn: conn, low: low, peer: peer, state: conn.ConnectionState(), timing: t,
-		done: make(chan struct{}), wake: make(chan struct{}, 1),
+		done: make(chan struct{}), wake: make(chan struct{}, 1), parted: make(chan struct{}),
 		streams:    map[uint32]*Conn{},
 		sendWindow: initialPeerWindow, peerWindow: initialPeerWindow,
 		peerFrame: initialPeerFrame, peerStreams: maxStreams,
@@ -233,6 +234,7 @@ func (s *session) goAway() {
 
 func (s *session) goAwayFinal() {
 	s.drain = drainFinal
+	close(s.parted)
 	s.appendGoAway(s.lastPeerID, http2.ErrCodeNo)
 	s.closeIfDrained()
 }

@@ -47,10 +47,19 @@ func size(blocks []*block) (n int) {
 	return n
 }
 
+// BuffersWriter is a writer that takes several buffers at once, as a socket
+// does. WriteTo uses it if its writer has it.
+type BuffersWriter interface {
+	WriteBuffers(parts *net.Buffers) (int64, error)
+}
+
 func writeParts(w io.Writer, parts net.Buffers) (int64, error) {
 	if len(parts) == 1 {
 		n, err := w.Write(parts[0])
 		return int64(n), err
+	}
+	if bw, ok := w.(BuffersWriter); ok {
+		return bw.WriteBuffers(&parts)
 	}
 	return parts.WriteTo(w) // writev on a socket
 }

@@ -162,4 +162,3 @@ func (s *session) appendHeaders(id uint32, end bool, fields ...hpack.HeaderField
 	s.appendFrame(http2.FrameHeaders, flags, id, s.headerBlock.Bytes())
 	return nil
 }
-

@@ -204,6 +204,37 @@ func (w *World) ServicesOf(id WorkloadID) []ServiceKey {
 	return out
 }
 
+// EndpointOf returns where one workload serves a Service port: the address and
+// port of its endpoint, of the family of like if it has one. ok is false when
+// the Service has no such port or the workload is no endpoint of it, ready or
+// not.
+func (w *World) EndpointOf(key ServiceKey, port uint16, id WorkloadID, like netip.Addr) (addr netip.AddrPort, ok bool) {
+	svc, found := w.Service(key)
+	if !found {
+		return addr, false
+	}
+	sp, found := svc.PortNumbered(port)
+	if !found {
+		return addr, false
+	}
+	list, _ := w.ofService.get(key)
+	for _, s := range list {
+		number, found := s.portNamed(sp.Name)
+		if !found {
+			continue
+		}
+		for _, e := range s.Endpoints {
+			if e.Workload != id {
+				continue
+			}
+			if !ok || e.Address.Unmap().Is4() == like.Is4() {
+				addr, ok = netip.AddrPortFrom(e.Address.Unmap(), number), true
+			}
+		}
+	}
+	return addr, ok
+}
+
 // Store publishes the current World. Its zero value holds an empty one. Reads
 // never block; Apply is for one writer at a time.
 type Store struct {
