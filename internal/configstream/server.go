@@ -1,6 +1,7 @@
 package configstream
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"maps"
@@ -42,6 +43,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	streams map[*stream]struct{}
+	numbers uint64 // of streams so far
 	// readers are the goroutines that read from streams. They end soon after
 	// their streams; Wait waits for them.
 	readers sync.WaitGroup
@@ -120,17 +122,17 @@ func (s *Server) SetSynced() {
 	s.syncOnce.Do(func() { close(s.synced) })
 }
 
-// Proxies returns who is connected, by age of the stream.
+// Proxies returns who is connected, the oldest stream first.
 func (s *Server) Proxies() []ProxyStatus {
 	current := s.store.current()
 	s.mu.Lock()
 	streams := slices.Collect(maps.Keys(s.streams))
 	s.mu.Unlock()
+	slices.SortFunc(streams, func(a, b *stream) int { return cmp.Compare(a.number, b.number) })
 	out := make([]ProxyStatus, len(streams))
 	for i, st := range streams {
 		out[i] = st.status(current)
 	}
-	slices.SortFunc(out, func(a, b ProxyStatus) int { return a.Since.Compare(b.Since) })
 	return out
 }
 
@@ -139,6 +141,8 @@ func (s *Server) join(st *stream) {
 	s.metrics.streams.WithLabelValues(st.peer.Role.String()).Inc()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.numbers++
+	st.number = s.numbers
 	s.streams[st] = struct{}{}
 }
 

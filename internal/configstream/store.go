@@ -57,6 +57,10 @@ func newStore() *store {
 func (s *store) publish(changes [kindCount]change) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// Tombstones of this publication are not held against anybody yet.
+	for k := range s.shelves {
+		s.bury(kind(k))
+	}
 	next, changed := s.seq+1, false
 	for k, c := range changes {
 		changed = s.shelves[k].apply(c, next) || changed
@@ -65,9 +69,6 @@ func (s *store) publish(changes [kindCount]change) {
 		return
 	}
 	s.seq = next
-	for k := range s.shelves {
-		s.bury(kind(k))
-	}
 	for w := range s.watchers {
 		w.poke()
 	}

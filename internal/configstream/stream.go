@@ -63,6 +63,7 @@ type stream struct {
 	peer   Peer
 	rpc    adsStream
 	since  time.Time
+	number uint64 // set once, by join
 	watch  *watcher
 
 	mu       sync.Mutex
