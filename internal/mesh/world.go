@@ -174,13 +174,18 @@ func (s *EndpointSlice) portNamed(name string) (uint16, bool) {
 }
 
 // MaySpeakFor reports whether the peer may assert other clients' identities to
-// the workload: it is a Speaker of a Service that the workload is an endpoint
-// of.
+// the workload: it is a Speaker of a Service of the workload's own namespace
+// that the workload is an endpoint of. The namespace counts because
+// EndpointSlices may be written by hand and name any pod.
 func (w *World) MaySpeakFor(peer spiffeid.ID, id WorkloadID) bool {
+	wl, ok := w.Workload(id)
+	if !ok {
+		return false
+	}
 	keys, _ := w.ofWorkload.get(id)
 	for _, k := range keys {
 		slice, ok := w.slices.get(k)
-		if !ok {
+		if !ok || slice.Service.Namespace != wl.Namespace {
 			continue
 		}
 		svc, ok := w.Service(slice.Service)
