@@ -13,7 +13,7 @@ import (
 // entry is one match of one rule.
 type entry struct {
 	kind    routing.PathKind
-	path    string         // canonical; a prefix has no trailing slash but for "/"
+	path    string         // canonical; a prefix without its trailing slash, so "" for "/"
 	pattern *regexp.Regexp // PathRegex only
 	method  string
 	headers []condition
@@ -60,10 +60,11 @@ func (e *entry) setPath(m routing.PathMatch) error {
 		return nil
 	}
 	// "When specified, a trailing / is ignored" (PathMatchPathPrefix).
-	if e.path = strings.TrimSuffix(path, "/"); e.path == "" {
-		e.path = "/"
+	e.path = strings.TrimSuffix(path, "/")
+	e.result.Prefix, e.result.Route = e.path, e.path+"/*"
+	if e.path == "" {
+		e.result.Prefix = "/"
 	}
-	e.result.Prefix, e.result.Route = e.path, strings.TrimSuffix(e.path, "/")+"/*"
 	return nil
 }
 

@@ -45,7 +45,7 @@ func (b *pathsBuilder) add(e *entry) {
 
 // descend returns the node of a prefix, making what is missing.
 func (n *node) descend(prefix string) *node {
-	if prefix == "/" {
+	if prefix == "" {
 		return n
 	}
 	for segment := range strings.SplitSeq(prefix[1:], "/") {
