@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"text/template"
 )
 
@@ -27,6 +28,7 @@ type settings struct {
 	Domain, DNS, PodCIDR string
 	Pause, CoreDNS       string
 	PKI                  string
+	OpenFiles            uint64
 	Node                 nodeSettings
 }
 
@@ -42,6 +44,8 @@ func (l layout) settings(n node) settings {
 		Pause:   pauseImage,
 		CoreDNS: corednsImage,
 		PKI:     l.path("pki"),
+
+		OpenFiles: openFilesLimit(),
 		Node: nodeSettings{
 			Name:      n.Name,
 			PodCIDR:   n.PodCIDR.String(),
@@ -49,6 +53,15 @@ func (l layout) settings(n node) settings {
 			Cgroup:    n.podCgroup(),
 		},
 	}
+}
+
+// openFilesLimit is the number of files that a process here may have open.
+func openFilesLimit() uint64 {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 1024
+	}
+	return limit.Max
 }
 
 func render(name string, data any) ([]byte, error) {

@@ -56,9 +56,9 @@ func (c *Cluster) startHolder(ctx context.Context, n node, helper string) error 
 	})
 }
 
-// startNode starts all processes of one node. pause is the archive of an image
-// that must be there before kubelet starts the first pod.
-func (c *Cluster) startNode(ctx context.Context, n node, b *builder, pause string) error {
+// startRuntime makes a node able to run pods: namespaces, containerd, and the
+// image, in the archive pause, that every pod needs.
+func (c *Cluster) startRuntime(ctx context.Context, n node, b *builder, pause string) error {
 	helper, err := b.need(ctx, "cluster")
 	if err != nil {
 		return err
@@ -69,9 +69,12 @@ func (c *Cluster) startNode(ctx context.Context, n node, b *builder, pause strin
 	if err := c.startContainerd(ctx, n, b); err != nil {
 		return err
 	}
-	if err := c.importArchive(ctx, n, pause); err != nil {
-		return err
-	}
+	return c.importArchive(ctx, n, pause)
+}
+
+// startNode starts the processes that talk to the API server. It must answer by
+// then: a kubelet that has met a dead one waits seconds before it tries again.
+func (c *Cluster) startNode(ctx context.Context, n node, b *builder) error {
 	for _, step := range []struct {
 		tool string
 		spec func(node, string) process

@@ -151,30 +151,41 @@ func (c *Cluster) startAll(ctx context.Context, b *builder, t *timer) error {
 		return err
 	}
 	defer os.Remove(pause)
-	var wait sync.WaitGroup
-	errs := make([]error, len(c.nodes)+2)
-	wait.Go(func() {
-		errs[0] = c.startControlPlane(ctx, b)
-		t.step("control plane answers")
-	})
-	// One after the other: they compete with the API server for the processors.
-	wait.Go(func() {
-		for i, n := range c.nodes {
-			if errs[i+1] = c.startNode(ctx, n, b, pause); errs[i+1] != nil {
-				return
-			}
-		}
-		t.step("node processes started")
-		errs[len(c.nodes)+1] = c.loadDNS(ctx, b)
-	})
-	wait.Wait()
-	if err := errors.Join(errs...); err != nil {
+	if err := c.startRuntimes(ctx, b, t, pause); err != nil {
 		return err
 	}
+	for _, n := range c.nodes {
+		if err := c.startNode(ctx, n, b); err != nil {
+			return err
+		}
+	}
+	t.step("kubelets started")
 	if err := c.startDNS(ctx, b, t); err != nil {
 		return err
 	}
 	return c.waitHealthy(ctx, t)
+}
+
+// startRuntimes starts the control plane and, meanwhile, containerd on all nodes.
+func (c *Cluster) startRuntimes(ctx context.Context, b *builder, t *timer, pause string) error {
+	var wait sync.WaitGroup
+	var controlErr, nodeErr error
+	wait.Go(func() {
+		controlErr = c.startControlPlane(ctx, b)
+		t.step("control plane answers")
+	})
+	// One after the other: they compete with the API server for the processors.
+	wait.Go(func() {
+		for _, n := range c.nodes {
+			if nodeErr = c.startRuntime(ctx, n, b, pause); nodeErr != nil {
+				return
+			}
+		}
+		t.step("container runtimes answer")
+		nodeErr = c.loadDNS(ctx, b)
+	})
+	wait.Wait()
+	return errors.Join(controlErr, nodeErr)
 }
 
 // makePause writes the archive of the image that every pod needs.
