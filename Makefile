@@ -87,7 +87,9 @@ conformance: install-local ## the official Gateway API suite on the local cluste
 
 .PHONY: bench
 bench: ## requests for each CPU-second through one waypoint, beside HAProxy
-	conformance/bench/run
+	conformance/install-packages haproxy
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/ ./cmd/waypoint ./conformance/bench
+	bin/bench -waypoint bin/waypoint
 
 .PHONY: clean
 clean: ## remove what was built

@@ -3,6 +3,7 @@ package meshtest
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -33,7 +34,10 @@ type ControlPlane struct {
 	Cluster *ca.FakeCluster
 	Config  *configstream.Server
 
-	dir string
+	dir       string
+	authority *ca.Authority
+	server    *grpc.Server
+	served    chan error
 
 	mu      sync.Mutex
 	peers   map[string]configstream.Peer // by token
@@ -44,36 +48,55 @@ type ControlPlane struct {
 // NewControlPlane serves until the test ends.
 func NewControlPlane(t testing.TB) *ControlPlane {
 	t.Helper()
-	cp := &ControlPlane{dir: t.TempDir(), Cluster: &ca.FakeCluster{}, peers: map[string]configstream.Peer{}, heard: make(chan struct{})}
-	cert, key, err := ca.SelfSigned(TrustDomain, time.Hour)
-	must(t, "root certificate", err)
-	authority, err := ca.NewAuthority(ca.AuthorityOptions{TrustDomain: TrustDomain, Cert: cert, Key: key})
-	must(t, "authority", err)
-	self, err := authority.Self(ServiceAccount("towpath-system", "towpath-controller"))
-	must(t, "controller's certificate", err)
-	cp.RootFile = filepath.Join(cp.dir, "root-cert.pem")
-	must(t, "root file", os.WriteFile(cp.RootFile, authority.Bundle().Marshal(), 0o600))
-	cp.Config = configstream.NewServer(configstream.ServerOptions{Authenticate: cp.authenticate, OnReport: cp.onReport})
-	cp.serve(t, authority, self)
+	cp, err := StartControlPlane(t.TempDir())
+	must(t, "control plane", err)
+	t.Cleanup(func() { must(t, "control plane", cp.Close()) })
 	return cp
 }
 
-func (cp *ControlPlane) serve(t testing.TB, authority *ca.Authority, self identity.Source) {
-	t.Helper()
+// StartControlPlane serves until Close and keeps its files in dir.
+func StartControlPlane(dir string) (*ControlPlane, error) {
+	cp := &ControlPlane{dir: dir, Cluster: &ca.FakeCluster{}, peers: map[string]configstream.Peer{}, heard: make(chan struct{})}
+	cert, key, err := ca.SelfSigned(TrustDomain, time.Hour)
+	if err != nil {
+		return nil, err
+	}
+	authority, err := ca.NewAuthority(ca.AuthorityOptions{TrustDomain: TrustDomain, Cert: cert, Key: key})
+	if err != nil {
+		return nil, err
+	}
+	cp.authority = authority
+	self, err := authority.Self(ServiceAccount("towpath-system", "towpath-controller"))
+	if err != nil {
+		return nil, err
+	}
+	cp.RootFile = filepath.Join(dir, "root-cert.pem")
+	if err := os.WriteFile(cp.RootFile, authority.Bundle().Marshal(), 0o600); err != nil {
+		return nil, err
+	}
+	cp.Config = configstream.NewServer(configstream.ServerOptions{Authenticate: cp.authenticate, OnReport: cp.onReport})
+	return cp, cp.serve(authority, self)
+}
+
+func (cp *ControlPlane) serve(authority *ca.Authority, self identity.Source) error {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, "controller port", err)
+	if err != nil {
+		return err
+	}
 	cp.Address = ln.Addr().String()
-	server := grpc.NewServer(append(configstream.GRPCOptions(), grpc.Creds(credentials.NewTLS(identity.ControllerServerTLS(self))))...)
-	ca.NewService(ca.ServiceOptions{Signer: authority, Authenticator: cp.Cluster, Attestor: cp.Cluster}).Register(server)
-	cp.Config.Register(server)
-	done := make(chan error, 1)
-	go func() { done <- server.Serve(ln) }()
-	t.Cleanup(func() {
-		server.Stop()
-		if err := <-done; err != nil {
-			t.Errorf("controller: %v", err)
-		}
-	})
+	cp.server = grpc.NewServer(append(configstream.GRPCOptions(), grpc.Creds(credentials.NewTLS(identity.ControllerServerTLS(self))))...)
+	ca.NewService(ca.ServiceOptions{Signer: authority, Authenticator: cp.Cluster, Attestor: cp.Cluster,
+		Log: slog.New(slog.DiscardHandler)}).Register(cp.server)
+	cp.Config.Register(cp.server)
+	cp.served = make(chan error, 1)
+	go func() { cp.served <- cp.server.Serve(ln) }()
+	return nil
+}
+
+// Close cuts all streams and waits for the server.
+func (cp *ControlPlane) Close() error {
+	cp.server.Stop()
+	return <-cp.served
 }
 
 // ServiceAccount is an identity of the lab.
@@ -85,10 +108,15 @@ func ServiceAccount(namespace, name string) spiffeid.ID {
 	return id
 }
 
+// Source is a certificate of the lab's authority for somebody without a
+// program: a test that dials tunnels itself.
+func (cp *ControlPlane) Source(id spiffeid.ID) (identity.Source, error) {
+	return cp.authority.Self(id)
+}
+
 // Token makes a bearer token for a program and returns the file it lies in. The
 // program may ask for certificates of the pods on its node.
-func (cp *ControlPlane) Token(t testing.TB, peer configstream.Peer, podUID string) (file string) {
-	t.Helper()
+func (cp *ControlPlane) Token(peer configstream.Peer, podUID string) (file string, err error) {
 	token := fmt.Sprintf("token-of-%s-%s-%s", peer.Role, peer.Namespace, peer.Pod)
 	cp.mu.Lock()
 	cp.peers[token] = peer
@@ -96,8 +124,7 @@ func (cp *ControlPlane) Token(t testing.TB, peer configstream.Peer, podUID strin
 	cp.Cluster.SetCaller(token, ca.Caller{Namespace: peer.Namespace, ServiceAccount: peer.ServiceAccount,
 		PodName: peer.Pod, PodUID: podUID, NodeName: peer.Node, NodeUID: "uid-of-" + peer.Node})
 	file = filepath.Join(cp.dir, token)
-	must(t, "token file", os.WriteFile(file, []byte(token), 0o600))
-	return file
+	return file, os.WriteFile(file, []byte(token), 0o600)
 }
 
 func (cp *ControlPlane) authenticate(_ context.Context, token string) (configstream.Peer, error) {

@@ -3,6 +3,6 @@
 // the real ones with the real redirect rules; a small control plane of the
 // lab's own publishes what a test says.
 //
-// Only tests may import it. Everything lives in a network namespace that the
+// Only tests and benchmarks may import it. Everything lives in a network namespace that the
 // test process makes for itself and that ends with it (see OwnNamespace).
 package meshtest
