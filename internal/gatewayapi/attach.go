@@ -33,7 +33,7 @@ type level struct {
 type attachment struct {
 	route *route
 	ref   gwv1.ParentReference
-	field string // path of the parentRef in the route
+	index int    // of the parentRef in the route
 	level *level // nil when the parent does not exist
 	// ports of the Service at which the route hangs.
 	ports []uint16
@@ -42,6 +42,8 @@ type attachment struct {
 	// notes are told in the Accepted condition though it is True.
 	notes []string
 }
+
+func (a *attachment) field() string { return fmt.Sprintf("spec.parentRefs[%d]", a.index) }
 
 // refuse keeps the first reason.
 func (a *attachment) refuse(reason, format string, args ...any) {
@@ -57,7 +59,7 @@ func (c *cluster) attach(routes []*route) []*level {
 	c.attachLabelled(levels)
 	for _, r := range routes {
 		for i := range r.parentRefs {
-			a := &attachment{route: r, ref: r.parentRefs[i], field: fmt.Sprintf("spec.parentRefs[%d]", i)}
+			a := &attachment{route: r, ref: r.parentRefs[i], index: i}
 			if c.attachToService(levels, a) {
 				r.attachments = append(r.attachments, a)
 			}
@@ -105,7 +107,7 @@ func (c *cluster) attachToService(levels map[levelKey]*level, a *attachment) boo
 	}
 	if group != "" {
 		if group == gwv1.GroupName || group == "core" { // what people copy; nobody else can mean it
-			a.refuse(string(gwv1.RouteReasonNoMatchingParent), `%s: a Service is named by group: "", not %q`, a.field, group)
+			a.refuse(string(gwv1.RouteReasonNoMatchingParent), `%s: a Service is named by group: "", not %q`, a.field(), group)
 			return true
 		}
 		return false
@@ -116,7 +118,7 @@ func (c *cluster) attachToService(levels map[levelKey]*level, a *attachment) boo
 	}
 	s := c.services[key]
 	if s == nil {
-		a.refuse(string(gwv1.RouteReasonNoMatchingParent), "%s: Service %s does not exist", a.field, key)
+		a.refuse(string(gwv1.RouteReasonNoMatchingParent), "%s: Service %s does not exist", a.field(), key)
 		return true
 	}
 	a.bind(s)
@@ -130,24 +132,24 @@ func (c *cluster) attachToService(levels map[levelKey]*level, a *attachment) boo
 func (a *attachment) bind(s *service) {
 	switch {
 	case s.external:
-		a.refuse(reasonServiceType, "%s: Service %s is of type ExternalName and has no address to bind to: use a ClusterIP Service", a.field, s.key)
+		a.refuse(reasonServiceType, "%s: Service %s is of type ExternalName and has no address to bind to: use a ClusterIP Service", a.field(), s.key)
 		return
 	case s.headless:
-		a.refuse(reasonServiceType, "%s: Service %s is headless and has no address to bind to: use a Service with a cluster IP", a.field, s.key)
+		a.refuse(reasonServiceType, "%s: Service %s is headless and has no address to bind to: use a Service with a cluster IP", a.field(), s.key)
 		return
 	case s.proxy:
-		a.refuse(reasonServiceType, "%s: Service %s belongs to a proxy of the mesh: name the application's Service", a.field, s.key)
+		a.refuse(reasonServiceType, "%s: Service %s belongs to a proxy of the mesh: name the application's Service", a.field(), s.key)
 		return
 	}
 	meant := a.meant(s.ports)
 	if len(meant) == 0 {
-		a.refuse(string(gwv1.RouteReasonNoMatchingParent), "%s: Service %s has no TCP port %s; it has %s", a.field, s.key, a.wanted(), describePorts(s.ports))
+		a.refuse(string(gwv1.RouteReasonNoMatchingParent), "%s: Service %s has no TCP port %s; it has %s", a.field(), s.key, a.wanted(), describePorts(s.ports))
 		return
 	}
 	usable := carriesHTTP(meant)
 	if len(usable) == 0 {
 		a.refuse(string(gwv1.RouteReasonNoMatchingParent), "%s: appProtocol of Service %s declares no HTTP on %s: set it to http, kubernetes.io/h2c or grpc, or remove it",
-			a.field, s.key, describePorts(meant))
+			a.field(), s.key, describePorts(meant))
 		return
 	}
 	for _, p := range usable {
@@ -252,7 +254,7 @@ func (a *attachment) yield(winner map[uint16]*attachment) {
 	}
 	a.ports = kept
 	if len(kept) == 0 {
-		a.refuse(reasonConflicted, "%s: %s: a GRPCRoute takes a port from HTTPRoutes", a.field, strings.Join(lost, ", "))
+		a.refuse(reasonConflicted, "%s: %s: a GRPCRoute takes a port from HTTPRoutes", a.field(), strings.Join(lost, ", "))
 	} else if len(lost) > 0 {
 		a.notes = append(a.notes, "not applied everywhere: "+strings.Join(lost, ", "))
 	}

@@ -2,6 +2,7 @@ package gatewayapi
 
 import (
 	"fmt"
+	"slices"
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -60,6 +61,9 @@ func (b *builder) resolve(ref *gwv1.BackendObjectReference, field string) target
 		return t
 	}
 	s := b.cluster.services[t.service]
+	if l := (lookup{t.service, s}); !slices.Contains(b.out.lookups, l) {
+		b.out.lookups = append(b.out.lookups, l)
+	}
 	switch {
 	case s == nil:
 		t.invalid = b.unresolved(gwv1.RouteReasonBackendNotFound, "%s: Service %s does not exist", field, t.service)

@@ -23,6 +23,8 @@ type built struct {
 	unresolved []refusal
 	// notes are about fields that have no effect.
 	notes []string
+	// lookups are the Services that were asked for.
+	lookups []lookup
 	// reaches are the Services that the rules send requests to.
 	reaches []mesh.ServiceKey
 }

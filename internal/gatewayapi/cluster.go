@@ -40,7 +40,7 @@ type service struct {
 	waypoint string
 }
 
-func newCluster(in Inputs) *cluster {
+func (t *Translator) newCluster(in Inputs) *cluster {
 	if in.SystemNamespace == "" {
 		in.SystemNamespace = mesh.SystemNamespace
 	}
@@ -61,9 +61,11 @@ func newCluster(in Inputs) *cluster {
 	for _, gw := range in.Gateways {
 		c.gateways[mesh.ProxyKey{Namespace: gw.Namespace, Name: gw.Name}] = gw
 	}
+	seen := make(map[*corev1.Service]*service, len(in.Services))
 	for _, s := range in.Services {
-		c.services[mesh.ServiceKey{Namespace: s.Namespace, Name: s.Name}] = serviceOf(s)
+		c.services[mesh.ServiceKey{Namespace: s.Namespace, Name: s.Name}] = reuse(t.services, seen, s, func() *service { return serviceOf(s) })
 	}
+	t.services = seen
 	for _, n := range in.Namespaces {
 		c.namespaces[n.Name] = n
 	}

@@ -91,7 +91,7 @@ func same(a, b []gwv1.RouteParentStatus) bool {
 }
 
 func TestMergeGateway(t *testing.T) {
-	c := newCluster(Inputs{GatewayClasses: []*gwv1.GatewayClass{{
+	c := new(Translator).newCluster(Inputs{GatewayClasses: []*gwv1.GatewayClass{{
 		ObjectMeta: metav1.ObjectMeta{Name: mesh.ClassWaypoint}, Spec: gwv1.GatewayClassSpec{ControllerName: mesh.ControllerName},
 	}}})
 	gw := &gwv1.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "waypoint"}}
@@ -111,7 +111,7 @@ func TestMergeGateway(t *testing.T) {
 
 func TestMergeClass(t *testing.T) {
 	class := &gwv1.GatewayClass{ObjectMeta: metav1.ObjectMeta{Name: mesh.ClassWaypoint}}
-	ours := newCluster(Inputs{BundleVersion: "v1.2.0"}).classStatus(class)
+	ours := new(Translator).newCluster(Inputs{BundleVersion: "v1.2.0"}).classStatus(class)
 	got, changed := MergeClass(gwv1.GatewayClassStatus{}, ours, now)
 	if !changed || len(got.SupportedFeatures) == 0 || got.Conditions[1].Reason != string(gwv1.GatewayClassReasonUnsupportedVersion) {
 		t.Errorf("changed %v, %+v", changed, got)

@@ -2,7 +2,6 @@ package gatewayapi
 
 import (
 	"cmp"
-	"fmt"
 	"regexp"
 	"slices"
 	"time"
@@ -26,43 +25,62 @@ type route struct {
 	// parents are the entries that the route's status has now.
 	parents []gwv1.RouteParentStatus
 
+	// sortName is "namespace/name", title the kind and that.
+	sortName, title string
+
+	// attachments are those of the current translation; the rest is kept from
+	// one to the next.
 	attachments []*attachment
 	built       *built
+	status      statusMemo
 }
 
-func (r *route) String() string {
-	return fmt.Sprintf("%s %s/%s", r.id.Kind, r.id.Namespace, r.id.Name)
-}
+func (r *route) String() string { return r.title }
 
 // normalize returns all routes in the order in which they win over each other:
 // the older first, then by namespace and name (HTTPRouteRule.Matches). Routes of
 // one age and name but of two kinds never meet at one port.
-func normalize(in Inputs) []*route {
-	var out []*route
+func (t *Translator) normalize(in Inputs) []*route {
+	seen := make(map[any]*route, len(in.HTTPRoutes)+len(in.GRPCRoutes))
+	out := make([]*route, 0, len(in.HTTPRoutes)+len(in.GRPCRoutes))
 	for _, r := range in.HTTPRoutes {
-		n := newRoute(routing.KindHTTPRoute, r, r.Spec.CommonRouteSpec)
-		n.hostnames, n.rules, n.parents = r.Spec.Hostnames, r.Spec.Rules, r.Status.Parents
-		out = append(out, n)
+		out = append(out, reuse(t.routes, seen, any(r), func() *route { return routeOfHTTP(r) }))
 	}
 	for _, r := range in.GRPCRoutes {
-		n := newRoute(routing.KindGRPCRoute, r, r.Spec.CommonRouteSpec)
-		n.hostnames, n.parents = r.Spec.Hostnames, r.Status.Parents
-		for i := range r.Spec.Rules {
-			n.rules = append(n.rules, ruleOfGRPC(&r.Spec.Rules[i]))
-		}
-		out = append(out, n)
+		out = append(out, reuse(t.routes, seen, any(r), func() *route { return routeOfGRPC(r) }))
+	}
+	t.routes = seen
+	for _, r := range out {
+		r.attachments = nil
 	}
 	slices.SortFunc(out, func(a, b *route) int {
-		return cmp.Or(a.created.Compare(b.created), cmp.Compare(a.id.Namespace+"/"+a.id.Name, b.id.Namespace+"/"+b.id.Name), cmp.Compare(a.id.Kind, b.id.Kind))
+		return cmp.Or(a.created.Compare(b.created), cmp.Compare(a.sortName, b.sortName), cmp.Compare(a.id.Kind, b.id.Kind))
 	})
 	return out
 }
 
+func routeOfHTTP(r *gwv1.HTTPRoute) *route {
+	n := newRoute(routing.KindHTTPRoute, r, r.Spec.CommonRouteSpec)
+	n.hostnames, n.rules, n.parents = r.Spec.Hostnames, r.Spec.Rules, r.Status.Parents
+	return n
+}
+
+func routeOfGRPC(r *gwv1.GRPCRoute) *route {
+	n := newRoute(routing.KindGRPCRoute, r, r.Spec.CommonRouteSpec)
+	n.hostnames, n.parents = r.Spec.Hostnames, r.Status.Parents
+	for i := range r.Spec.Rules {
+		n.rules = append(n.rules, ruleOfGRPC(&r.Spec.Rules[i]))
+	}
+	return n
+}
+
 func newRoute(kind routing.RouteKind, o metav1.Object, spec gwv1.CommonRouteSpec) *route {
+	name := o.GetNamespace() + "/" + o.GetName()
 	return &route{
 		id:         RouteID{Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName()},
 		generation: o.GetGeneration(), created: o.GetCreationTimestamp().Time,
 		parentRefs: spec.ParentRefs,
+		sortName:   name, title: kind.String() + " " + name,
 	}
 }
 

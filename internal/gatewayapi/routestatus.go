@@ -2,6 +2,7 @@ package gatewayapi
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,17 +17,44 @@ import (
 func (c *cluster) routeStatuses(routes []*route) map[RouteID][]gwv1.RouteParentStatus {
 	out := map[RouteID][]gwv1.RouteParentStatus{}
 	for _, r := range routes {
-		var entries []gwv1.RouteParentStatus
-		for _, a := range r.attachments {
-			entries = append(entries, gwv1.RouteParentStatus{
-				ParentRef: a.ref, ControllerName: mesh.ControllerName, Conditions: c.routeConditions(a),
-			})
-		}
-		if len(entries) > 0 || hasOurs(r.parents) {
-			out[r.id] = entries
+		if len(r.attachments) > 0 {
+			out[r.id] = c.entriesOf(r)
+		} else if hasOurs(r.parents) {
+			out[r.id] = nil
 		}
 	}
 	return out
+}
+
+// entriesOf returns the route's entries, those of before if nothing has changed.
+func (c *cluster) entriesOf(r *route) []gwv1.RouteParentStatus {
+	verdicts := make([]verdict, len(r.attachments))
+	for i, a := range r.attachments {
+		verdicts[i] = c.verdictOf(a)
+	}
+	if r.status.built == r.built && slices.Equal(r.status.verdicts, verdicts) {
+		return r.status.entries
+	}
+	entries := make([]gwv1.RouteParentStatus, len(r.attachments))
+	for i, a := range r.attachments {
+		entries[i] = gwv1.RouteParentStatus{
+			ParentRef: a.ref, ControllerName: mesh.ControllerName, Conditions: r.conditions(verdicts[i]),
+		}
+	}
+	r.status = statusMemo{built: r.built, verdicts: verdicts, entries: entries}
+	return entries
+}
+
+func (c *cluster) verdictOf(a *attachment) verdict {
+	if a.refusal != nil {
+		return verdict{refusal: *a.refusal}
+	}
+	if b := a.route.built; a.route.hopeless() {
+		return verdict{refusal: refusal{b.invalid[0].reason, b.describeInvalid()}}
+	}
+	proxy := a.level.choice.proxy
+	state := c.in.Proxies[proxy]
+	return verdict{proxy: proxy, notes: strings.Join(a.notes, "; "), programmed: state.EverReady, problem: state.Problem}
 }
 
 func hasOurs(parents []gwv1.RouteParentStatus) bool {
@@ -38,16 +66,14 @@ func hasOurs(parents []gwv1.RouteParentStatus) bool {
 	return false
 }
 
-func (c *cluster) routeConditions(a *attachment) []metav1.Condition {
-	r := a.route
-	accepted := a.acceptedCondition()
-	out := []metav1.Condition{accepted, resolvedCondition(r.built)}
-	if accepted.Status == metav1.ConditionTrue && len(r.built.invalid) > 0 {
-		out = append(out, condition(string(gwv1.RouteConditionPartiallyInvalid), true,
-			string(gwv1.RouteReasonUnsupportedValue), "Dropped Rule: "+r.built.describeInvalid()))
-	}
-	if accepted.Status == metav1.ConditionTrue {
-		out = append(out, c.programmedCondition(a))
+func (r *route) conditions(v verdict) []metav1.Condition {
+	out := []metav1.Condition{r.acceptedCondition(v), resolvedCondition(r.built)}
+	if v.refusal == (refusal{}) {
+		if len(r.built.invalid) > 0 {
+			out = append(out, condition(string(gwv1.RouteConditionPartiallyInvalid), true,
+				string(gwv1.RouteReasonUnsupportedValue), "Dropped Rule: "+r.built.describeInvalid()))
+		}
+		out = append(out, programmedCondition(v))
 	}
 	for i := range out {
 		out[i].ObservedGeneration = r.generation
@@ -55,17 +81,17 @@ func (c *cluster) routeConditions(a *attachment) []metav1.Condition {
 	return out
 }
 
-func (a *attachment) acceptedCondition() metav1.Condition {
+func (r *route) acceptedCondition(v verdict) metav1.Condition {
 	kind := string(gwv1.RouteConditionAccepted)
-	if a.refusal != nil {
-		return condition(kind, false, a.refusal.reason, a.refusal.message)
+	if v.refusal != (refusal{}) {
+		return condition(kind, false, v.refusal.reason, v.refusal.message)
 	}
-	if b := a.route.built; a.route.hopeless() {
-		return condition(kind, false, b.invalid[0].reason, b.describeInvalid())
+	message := "applied by waypoint " + v.proxy.String()
+	if v.notes != "" {
+		message += "; " + v.notes
 	}
-	message := "applied by waypoint " + a.level.choice.proxy.String()
-	if notes := append(a.notes, a.route.built.notes...); len(notes) > 0 {
-		message += "; " + strings.Join(notes, "; ")
+	if len(r.built.notes) > 0 {
+		message += "; " + strings.Join(r.built.notes, "; ")
 	}
 	return condition(kind, true, string(gwv1.RouteReasonAccepted), message)
 }
@@ -83,15 +109,13 @@ func resolvedCondition(b *built) metav1.Condition {
 	return condition(kind, false, b.unresolved[0].reason, strings.Join(messages, "; "))
 }
 
-func (c *cluster) programmedCondition(a *attachment) metav1.Condition {
-	proxy := a.level.choice.proxy
-	state := c.in.Proxies[proxy]
-	if state.EverReady {
-		return condition(string(conditionProgrammed), true, "Programmed", fmt.Sprintf("connections pass waypoint %s", proxy))
+func programmedCondition(v verdict) metav1.Condition {
+	if v.programmed {
+		return condition(string(conditionProgrammed), true, "Programmed", fmt.Sprintf("connections pass waypoint %s", v.proxy))
 	}
-	message := fmt.Sprintf("waypoint %s has not been ready yet: connections go directly, without the route", proxy)
-	if state.Problem != "" {
-		message += ": " + state.Problem
+	message := fmt.Sprintf("waypoint %s has not been ready yet: connections go directly, without the route", v.proxy)
+	if v.problem != "" {
+		message += ": " + v.problem
 	}
 	return condition(string(conditionProgrammed), false, reasonPending, message)
 }

@@ -12,14 +12,15 @@ import (
 
 // tables builds the table of every level that has a waypoint and something to
 // do there, and from them what is bound to each Service.
-func (c *cluster) tables(levels []*level) ([]*routing.Table, map[mesh.ServiceKey]mesh.Bindings) {
+func (c *cluster) tables(t *Translator, levels []*level) ([]*routing.Table, map[mesh.ServiceKey]mesh.Bindings) {
 	var tables []*routing.Table
 	bound := map[mesh.ServiceKey]mesh.Bindings{}
+	made := make(map[levelKey]tableMemo, len(levels))
 	for _, l := range levels {
 		if l.choice.refusal != nil {
 			continue
 		}
-		table := l.table()
+		table := t.tableOf(l, made)
 		if len(table.Listeners) == 0 {
 			continue
 		}
@@ -36,6 +37,7 @@ func (c *cluster) tables(levels []*level) ([]*routing.Table, map[mesh.ServiceKey
 			bound[key] = b
 		}
 	}
+	t.tables = made
 	for key, b := range bound {
 		slices.SortFunc(b.Speakers, func(x, y spiffeid.ID) int { return strings.Compare(x.String(), y.String()) })
 		b.Speakers = slices.Compact(b.Speakers)

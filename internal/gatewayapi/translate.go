@@ -86,19 +86,27 @@ type Result struct {
 // Translate computes the routing tables and statuses of all inputs. Conditions
 // carry no times: the Merge functions set them.
 func Translate(in Inputs) Result {
-	c := newCluster(in)
-	routes := normalize(in)
+	return new(Translator).Translate(in)
+}
+
+// Translate is the function Translate, faster.
+func (t *Translator) Translate(in Inputs) Result {
+	c := t.newCluster(in)
+	routes := t.normalize(in)
 	levels := c.attach(routes)
 	for _, r := range routes {
-		if len(r.attachments) > 0 {
-			r.built = c.build(r)
-			r.refuseUnusable()
+		if len(r.attachments) == 0 {
+			continue
 		}
+		if r.built == nil || !r.built.current(c) {
+			r.built = c.build(r)
+		}
+		r.refuseUnusable()
 	}
 	resolveConflicts(levels)
 	c.markWanted(levels)
 	out := Result{Wanted: c.wantedList()}
-	out.Tables, out.Bindings = c.tables(levels)
+	out.Tables, out.Bindings = c.tables(t, levels)
 	out.Obsolete, out.Provision = c.obsolete(), c.provision()
 	out.Routes = c.routeStatuses(routes)
 	out.Gateways, out.Classes = c.gatewayStatuses(), c.classStatuses()
