@@ -10,8 +10,12 @@ import (
 	"github.com/towpath-mesh/towpath/identity/internal/mint"
 )
 
-// fakeLife is the life of a FakeCA's certificates, root and leaves.
-const fakeLife = time.Hour
+const (
+	// fakeLife is the life of the certificates that a FakeCA's Sources hold.
+	fakeLife = time.Hour
+	// fakeRootLife is that of its roots.
+	fakeRootLife = 1000 * time.Hour
+)
 
 // FakeCA is a certificate authority for tests: it issues real certificates to
 // whoever asks, without a controller. All Sources it has handed out follow when
@@ -37,7 +41,7 @@ func NewFakeCA(td spiffeid.TrustDomain) *FakeCA {
 func (ca *FakeCA) newRoot() {
 	key := must(NewKey())
 	now := time.Now()
-	der := must(mint.Root(ca.td, key, mint.Validity{NotBefore: now.Add(-time.Minute), NotAfter: now.Add(fakeLife)}))
+	der := must(mint.Root(ca.td, key, mint.Validity{NotBefore: now.Add(-time.Minute), NotAfter: now.Add(fakeRootLife)}))
 	ca.issuer = mint.Issuer{Cert: must(x509.ParseCertificate(der)), Key: key}
 }
 
@@ -56,16 +60,23 @@ func (ca *FakeCA) Source(id spiffeid.ID) *Store {
 	s, ok := ca.stores[id]
 	if !ok {
 		s = new(Store)
-		s.Set(ca.issue(id))
+		s.Set(ca.issue(id, fakeLife))
 		ca.stores[id] = s
 	}
 	return s
 }
 
-func (ca *FakeCA) issue(id spiffeid.ID) *Material {
+// Issue returns a new certificate of id that lives for ttl.
+func (ca *FakeCA) Issue(id spiffeid.ID, ttl time.Duration) *Material {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	return ca.issue(id, ttl)
+}
+
+func (ca *FakeCA) issue(id spiffeid.ID, ttl time.Duration) *Material {
 	key := must(NewKey())
 	now := time.Now()
-	v := mint.Validity{NotBefore: now.Add(-time.Minute), NotAfter: now.Add(fakeLife)}
+	v := mint.Validity{NotBefore: now.Add(-time.Minute), NotAfter: now.Add(ttl)}
 	der := must(mint.Leaf(ca.issuer, id, key.Public(), v))
 	b := must(NewBundle(ca.td, 0, []*x509.Certificate{ca.issuer.Cert}))
 	return must(NewMaterial([][]byte{der}, key, b, now)).WithBundle(ca.bundle)

@@ -106,9 +106,7 @@ func (m *Manager) publish(ctx context.Context, e *entry, material *identity.Mate
 	if len(e.pods) == 0 {
 		return nil
 	}
-	if e.store.Peek() == nil {
-		close(e.first)
-	}
+	first := e.store.Peek() == nil
 	e.store.Set(material.WithBundle(m.trust.Bundle()))
 	e.lastErr = nil
 	drain(e.nudge)
@@ -117,6 +115,9 @@ func (m *Manager) publish(ctx context.Context, e *entry, material *identity.Mate
 		slog.String("serial", material.Serial()), slog.Time("not_after", material.NotAfter()))
 	if changed {
 		m.spread(ctx)
+	}
+	if first {
+		close(e.first)
 	}
 	return nil
 }
