@@ -96,6 +96,7 @@ type statusMemo struct {
 // verdict is what one parent has made of a route.
 type verdict struct {
 	refusal    refusal // zero when accepted
+	ports      string
 	notes      string
 	proxy      mesh.ProxyKey
 	programmed bool

@@ -3,6 +3,7 @@ package gatewayapi
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -54,7 +55,7 @@ func (c *cluster) verdictOf(a *attachment) verdict {
 	}
 	proxy := a.level.choice.proxy
 	state := c.in.Proxies[proxy]
-	return verdict{proxy: proxy, notes: strings.Join(a.notes, "; "), programmed: state.EverReady, problem: state.Problem}
+	return verdict{proxy: proxy, ports: describeNumbers(a.ports), notes: strings.Join(a.notes, "; "), programmed: state.EverReady, problem: state.Problem}
 }
 
 func hasOurs(parents []gwv1.RouteParentStatus) bool {
@@ -86,7 +87,7 @@ func (r *route) acceptedCondition(v verdict) metav1.Condition {
 	if v.refusal != (refusal{}) {
 		return condition(kind, false, v.refusal.reason, v.refusal.message)
 	}
-	message := "applied by waypoint " + v.proxy.String()
+	message := "applied by waypoint " + v.proxy.String() + " on " + v.ports
 	if v.notes != "" {
 		message += "; " + v.notes
 	}
@@ -118,4 +119,20 @@ func programmedCondition(v verdict) metav1.Condition {
 		message += ": " + v.problem
 	}
 	return condition(string(conditionProgrammed), false, reasonPending, message)
+}
+
+// describeNumbers tells the ports at which a route hangs: for a parentRef without
+// one they may be more than its author thought of.
+func describeNumbers(ports []uint16) string {
+	out := "port "
+	if len(ports) > 1 {
+		out = "ports "
+	}
+	for i, p := range ports {
+		if i > 0 {
+			out += ", "
+		}
+		out += strconv.Itoa(int(p))
+	}
+	return out
 }
