@@ -12,7 +12,7 @@ type builder struct{ w *World }
 func (b *builder) addWorkload(wl *Workload) {
 	b.w.workloads.set(wl.ID, wl)
 	for _, a := range wl.Addresses {
-		b.w.byAddress.set(a.Unmap(), wl)
+		b.w.byAddress.claim(a, wl, betterWorkload)
 	}
 }
 
@@ -23,17 +23,14 @@ func (b *builder) removeWorkload(id WorkloadID) {
 	}
 	b.w.workloads.remove(id)
 	for _, a := range old.Addresses {
-		// The address may belong to the next pod already.
-		if cur, ok := b.w.byAddress.get(a.Unmap()); ok && cur.ID == id {
-			b.w.byAddress.remove(a.Unmap())
-		}
+		b.w.byAddress.release(a, old, betterWorkload)
 	}
 }
 
 func (b *builder) addService(s *Service) {
 	b.w.services.set(s.Key, s)
 	for _, a := range s.Addresses {
-		b.w.byVIP.set(a.Unmap(), s)
+		b.w.byVIP.claim(a, s, betterService)
 	}
 }
 
@@ -44,25 +41,38 @@ func (b *builder) removeService(key ServiceKey) {
 	}
 	b.w.services.remove(key)
 	for _, a := range old.Addresses {
-		if cur, ok := b.w.byVIP.get(a.Unmap()); ok && cur.Key == key {
-			b.w.byVIP.remove(a.Unmap())
-		}
+		b.w.byVIP.release(a, old, betterService)
 	}
 }
 
-func (b *builder) addSlice(s *EndpointSlice) {
+// setSlice replaces a slice. Most of its endpoints stay from one version to the
+// next, and what stays is not touched.
+func (b *builder) setSlice(s *EndpointSlice) {
+	old, _ := b.w.slices.get(s.Key)
 	b.w.slices.set(s.Key, s)
+	if old != nil && old.Service != s.Service {
+		b.leaveService(old)
+	}
 	list, _ := b.w.ofService.get(s.Service)
-	list = append(slices.Clone(list), s)
-	slices.SortFunc(list, func(x, y *EndpointSlice) int { return compareSliceKeys(x.Key, y.Key) })
+	i, found := slices.BinarySearchFunc(list, s.Key, func(x *EndpointSlice, k SliceKey) int { return compareSliceKeys(x.Key, k) })
+	list = slices.Clone(list)
+	if found {
+		list[i] = s
+	} else {
+		list = slices.Insert(list, i, s)
+	}
 	b.w.ofService.set(s.Service, list)
-	for _, e := range s.Endpoints {
-		if e.Workload == "" {
-			continue
+
+	before, after := workloadsOf(old), workloadsOf(s)
+	for id := range before {
+		if !after[id] {
+			b.unlink(id, s.Key)
 		}
-		keys, _ := b.w.ofWorkload.get(e.Workload)
-		if !slices.Contains(keys, s.Key) {
-			b.w.ofWorkload.set(e.Workload, append(slices.Clone(keys), s.Key))
+	}
+	for id := range after {
+		if !before[id] {
+			keys, _ := b.w.ofWorkload.get(id)
+			b.w.ofWorkload.set(id, append(slices.Clone(keys), s.Key))
 		}
 	}
 }
@@ -73,16 +83,34 @@ func (b *builder) removeSlice(key SliceKey) {
 		return
 	}
 	b.w.slices.remove(key)
-	list, _ := b.w.ofService.get(old.Service)
-	list = slices.DeleteFunc(slices.Clone(list), func(s *EndpointSlice) bool { return s.Key == key })
+	b.leaveService(old)
+	for id := range workloadsOf(old) {
+		b.unlink(id, key)
+	}
+}
+
+func (b *builder) leaveService(s *EndpointSlice) {
+	list, _ := b.w.ofService.get(s.Service)
+	list = slices.DeleteFunc(slices.Clone(list), func(o *EndpointSlice) bool { return o.Key == s.Key })
 	if len(list) == 0 {
-		b.w.ofService.remove(old.Service)
-	} else {
-		b.w.ofService.set(old.Service, list)
+		b.w.ofService.remove(s.Service)
+		return
 	}
-	for _, e := range old.Endpoints {
-		b.unlink(e.Workload, key)
+	b.w.ofService.set(s.Service, list)
+}
+
+// workloadsOf returns the workloads behind a slice; a nil slice has none.
+func workloadsOf(s *EndpointSlice) map[WorkloadID]bool {
+	if s == nil {
+		return nil
 	}
+	ids := make(map[WorkloadID]bool, len(s.Endpoints))
+	for _, e := range s.Endpoints {
+		if e.Workload != "" {
+			ids[e.Workload] = true
+		}
+	}
+	return ids
 }
 
 func (b *builder) unlink(id WorkloadID, key SliceKey) {

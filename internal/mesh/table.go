@@ -12,11 +12,12 @@ const shardCount = 256
 var hashSeed = maphash.MakeSeed()
 
 // table is a map of which a copy can be edited cheaply: copying the struct
-// shares all shards, and between begin and end each shard is copied when it is
-// first touched. The zero table is empty.
+// shares all shards, and until end each shard is copied when it is first
+// touched. The zero table is empty.
 type table[K comparable, V any] struct {
 	shards *[shardCount]map[K]V
-	// owned tells which shards were copied since begin; nil outside an Apply.
+	// owned tells which shards were copied for the edit that is going on; nil
+	// while there is none.
 	owned *[shardCount]bool
 }
 
@@ -57,6 +58,9 @@ func (t *table[K, V]) remove(k K) {
 
 // own returns the table's own copy of one shard, made at the first edit.
 func (t *table[K, V]) own(i int) map[K]V {
+	if t.owned == nil {
+		t.begin()
+	}
 	if !t.owned[i] {
 		t.owned[i] = true
 		t.shards[i] = maps.Clone(t.shards[i])

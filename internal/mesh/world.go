@@ -34,8 +34,8 @@ type World struct {
 	workloads  table[WorkloadID, *Workload]
 	services   table[ServiceKey, *Service]
 	slices     table[SliceKey, *EndpointSlice]
-	byAddress  table[netip.Addr, *Workload]
-	byVIP      table[netip.Addr, *Service]
+	byAddress  addressIndex[*Workload]
+	byVIP      addressIndex[*Service]
 	ofService  table[ServiceKey, []*EndpointSlice] // sorted by key
 	ofWorkload table[WorkloadID, []SliceKey]
 }
@@ -43,7 +43,6 @@ type World struct {
 // Apply returns the World after the update; the receiver stays as it was.
 func (w *World) Apply(u Update) *World {
 	next := *w
-	next.begin()
 	defer next.end()
 	b := builder{w: &next}
 	for _, id := range u.RemovedWorkloads {
@@ -64,20 +63,9 @@ func (w *World) Apply(u Update) *World {
 		b.addService(s)
 	}
 	for _, s := range u.Slices {
-		b.removeSlice(s.Key)
-		b.addSlice(s)
+		b.setSlice(s)
 	}
 	return &next
-}
-
-func (w *World) begin() {
-	w.workloads.begin()
-	w.services.begin()
-	w.slices.begin()
-	w.byAddress.begin()
-	w.byVIP.begin()
-	w.ofService.begin()
-	w.ofWorkload.begin()
 }
 
 func (w *World) end() {
@@ -93,14 +81,15 @@ func (w *World) end() {
 // Workload returns the workload with that ID.
 func (w *World) Workload(id WorkloadID) (*Workload, bool) { return w.workloads.get(id) }
 
-// WorkloadAt returns the workload that owns the address.
-func (w *World) WorkloadAt(addr netip.Addr) (*Workload, bool) { return w.byAddress.get(addr.Unmap()) }
+// WorkloadAt returns the workload that owns the address. Of two that claim it,
+// that is the one that is not terminating.
+func (w *World) WorkloadAt(addr netip.Addr) (*Workload, bool) { return w.byAddress.get(addr) }
 
 // Service returns the Service with that key.
 func (w *World) Service(key ServiceKey) (*Service, bool) { return w.services.get(key) }
 
 // ServiceAt returns the Service that owns the cluster address.
-func (w *World) ServiceAt(addr netip.Addr) (*Service, bool) { return w.byVIP.get(addr.Unmap()) }
+func (w *World) ServiceAt(addr netip.Addr) (*Service, bool) { return w.byVIP.get(addr) }
 
 // Workloads yields every workload, in no order.
 func (w *World) Workloads() func(yield func(*Workload) bool) { return w.workloads.values() }
@@ -142,8 +131,13 @@ func (w *World) Targets(key ServiceKey, port uint16) (targets []Target, ok bool)
 }
 
 func (w *World) collect(key ServiceKey, portName string) (ready, serving []Target) {
-	slices, _ := w.ofService.get(key)
-	for _, s := range slices {
+	list, _ := w.ofService.get(key)
+	n := 0
+	for _, s := range list {
+		n += len(s.Endpoints)
+	}
+	ready = make([]Target, 0, n)
+	for _, s := range list {
 		number, ok := s.portNamed(portName)
 		if !ok {
 			continue
