@@ -31,27 +31,56 @@ var errNoNamespace = errors.New("the pod's network namespace is not known")
 // over ns; nil stands for the one that is held already. An error is an
 // *EnrolError; what was reached stays.
 func (h *Holder) Enrol(ctx context.Context, ref PodRef, ns *netns.NS) error {
-	p, err := h.adopt(ctx, ref, ns)
+	p, err := h.offer(ctx, ref, ns)
 	if err != nil {
 		return err
 	}
 	defer h.unlock(ref.ID, p)
-	if err := h.listen(ctx, p); err != nil {
-		return err
-	}
-	wasCaptured := p.captured
-	if wasCaptured { // ztunnel or not: nothing may pass by
-		if err := h.capture(p); err != nil {
-			return err
-		}
-	}
-	if err := h.offer(ctx, p); err != nil {
+	err = h.server.Await(ctx, ref.ID)
+	p.served = err == nil
+	if err != nil {
 		return &EnrolError{Reason: ReasonProxy, Captured: p.captured, Err: err}
 	}
-	if wasCaptured {
+	if p.captured { // as it was, or offer has seen to it
 		return nil
 	}
 	return h.capture(p)
+}
+
+// Offer is the part of Enrol before it waits for a ztunnel.
+func (h *Holder) Offer(ctx context.Context, ref PodRef, ns *netns.NS) error {
+	p, err := h.offer(ctx, ref, ns)
+	if err != nil {
+		return err
+	}
+	h.unlock(ref.ID, p)
+	return nil
+}
+
+// offer returns the pod locked, unless it fails.
+func (h *Holder) offer(ctx context.Context, ref PodRef, ns *netns.NS) (*heldPod, error) {
+	p, err := h.adopt(ctx, ref, ns)
+	if err != nil {
+		return nil, err
+	}
+	err = h.listen(ctx, p)
+	if err == nil && p.captured { // ztunnel or not: nothing may pass by
+		err = h.capture(p)
+	}
+	if err == nil && !p.offered {
+		err = h.server.Offer(handoff.Offer{
+			ID: ref.ID, Namespace: ref.Namespace, Name: ref.Name, ServiceAccount: ref.ServiceAccount,
+			NetNS: p.ns.Inode(), Listeners: p.listeners,
+		})
+		if err == nil {
+			p.listeners, p.offered = nil, true
+		}
+	}
+	if err != nil {
+		h.unlock(ref.ID, p)
+		return nil, err
+	}
+	return p, nil
 }
 
 // Guard makes a pod fail closed of which it is not known yet whose identity it
@@ -87,6 +116,9 @@ func (h *Holder) Release(ctx context.Context, id mesh.WorkloadID, drain time.Dur
 		return fmt.Errorf("stop the capture: %w", err)
 	}
 	p.captured = false
+	if !p.offered { // guarded only: it has no connection
+		drain = 0
+	}
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -128,7 +160,7 @@ func (h *Holder) adopt(ctx context.Context, ref PodRef, ns *netns.NS) (*heldPod,
 		if ns != nil {
 			_ = ns.Close()
 		}
-		return nil, &EnrolError{Reason: ReasonProxy, Err: err}
+		return nil, &EnrolError{Reason: ReasonProxy, Err: fmt.Errorf("another attempt is under way: %w", err)}
 	}
 	switch {
 	case ns == nil && p.ns == nil:
@@ -195,20 +227,6 @@ func (h *Holder) awaitProxy(ctx context.Context, most time.Duration) {
 			return
 		}
 	}
-}
-
-// offer hands the pod to a ztunnel, or waits until one has taken it.
-func (h *Holder) offer(ctx context.Context, p *heldPod) error {
-	o := handoff.Offer{
-		ID: p.ref.ID, Namespace: p.ref.Namespace, Name: p.ref.Name,
-		ServiceAccount: p.ref.ServiceAccount, NetNS: p.ns.Inode(),
-	}
-	if !p.offered {
-		o.Listeners, p.listeners, p.offered = p.listeners, nil, true
-	}
-	err := h.server.Add(ctx, o)
-	p.served = err == nil
-	return err
 }
 
 // capture puts the rules in place, or back. Probes first: one that comes from

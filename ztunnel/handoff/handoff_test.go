@@ -304,8 +304,8 @@ func TestAddWaitsForProxy(t *testing.T) {
 	delete(r.refuse, "a")
 	r.mu.Unlock()
 	// The first may still be told of the refusal.
-	if s.Add(b.ctx(), Offer{ID: "a"}) != nil {
-		if err := s.Add(b.ctx(), Offer{ID: "a"}); err != nil {
+	if s.Await(b.ctx(), "a") != nil {
+		if err := s.Await(b.ctx(), "a"); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -160,14 +160,43 @@ func listen(path string, mode fs.FileMode) (*net.UnixListener, error) {
 	return ln, nil
 }
 
-// Add offers a pod to the newest ztunnel, and to every later one, and waits
-// until one has taken it in. While none is connected it waits for one. When it
-// returns an error the pod stays on offer: Add it again, with its listeners or
-// without, to wait on, or Remove it.
+// Add offers a pod and waits until a ztunnel has taken it in.
 func (s *Server) Add(ctx context.Context, o Offer) error {
-	h, err := s.hold(o)
-	if err != nil {
+	if err := s.Offer(o); err != nil {
 		return err
+	}
+	return s.Await(ctx, o.ID)
+}
+
+// Offer offers a pod to the newest ztunnel, and to every later one. It takes
+// over the listeners. It waits for nothing.
+func (s *Server) Offer(o Offer) error {
+	if len(o.Listeners) == 0 {
+		return fmt.Errorf("offer of pod %s without listeners", o.ID)
+	}
+	s.mu.Lock()
+	if s.pods[o.ID] != nil {
+		s.mu.Unlock()
+		return fmt.Errorf("pod %s is on offer already", o.ID)
+	}
+	h := &held{Offer: o}
+	s.pods[o.ID] = h
+	s.mu.Unlock()
+	if p, _ := s.newest(); p != nil {
+		_, _ = p.begin(h) // Await tells what came of it
+	}
+	return nil
+}
+
+// Await waits until the newest ztunnel has taken the pod in; while none is
+// connected it waits for one. If that ztunnel has failed to take it, Await has
+// it try again. The pod stays on offer, whatever Await returns.
+func (s *Server) Await(ctx context.Context, id mesh.WorkloadID) error {
+	s.mu.Lock()
+	h := s.pods[id]
+	s.mu.Unlock()
+	if h == nil {
+		return fmt.Errorf("pod %s is not on offer", id)
 	}
 	for {
 		p, changed := s.newest()
@@ -183,26 +212,6 @@ func (s *Server) Add(ctx context.Context, o Offer) error {
 		case <-changed:
 		}
 	}
-}
-
-// hold returns the held pod: the one that is held already if the offer brings
-// no listeners.
-func (s *Server) hold(o Offer) (*held, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	h := s.pods[o.ID]
-	if len(o.Listeners) == 0 {
-		if h == nil {
-			return nil, fmt.Errorf("offer of pod %s without listeners", o.ID)
-		}
-		return h, nil
-	}
-	if h != nil {
-		return nil, fmt.Errorf("pod %s is on offer already", o.ID)
-	}
-	h = &held{Offer: o}
-	s.pods[o.ID] = h
-	return h, nil
 }
 
 // Remove takes the pod back from all ztunnels, waits until they have said

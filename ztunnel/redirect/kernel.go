@@ -63,17 +63,9 @@ func (r Ruleset) install(ns *netns.NS, members map[string][]netip.Addr) error {
 // missing, has other chains, other rules or another order of them is not. What
 // sets contain does not count.
 func (r Ruleset) intact(ns *netns.NS) (bool, error) {
-	c, err := nft(ns)
-	if err != nil {
+	c, chains, err := r.chains(ns)
+	if err != nil || len(chains) != len(r.Chains) {
 		return false, err
-	}
-	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return false, fmt.Errorf("list chains: %w", err)
-	}
-	chains = slices.DeleteFunc(chains, func(ch *nftables.Chain) bool { return ch.Table.Name != r.Table })
-	if len(chains) != len(r.Chains) {
-		return false, nil
 	}
 	for _, want := range r.Chains {
 		i := slices.IndexFunc(chains, func(ch *nftables.Chain) bool { return ch.Name == want.Name })
@@ -89,6 +81,25 @@ func (r Ruleset) intact(ns *netns.NS) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// present reports whether the table has any chain.
+func (r Ruleset) present(ns *netns.NS) (bool, error) {
+	_, chains, err := r.chains(ns)
+	return len(chains) > 0, err
+}
+
+// chains lists those of the table.
+func (r Ruleset) chains(ns *netns.NS) (*nftables.Conn, []*nftables.Chain, error) {
+	c, err := nft(ns)
+	if err != nil {
+		return nil, nil, err
+	}
+	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list chains: %w", err)
+	}
+	return c, slices.DeleteFunc(chains, func(ch *nftables.Chain) bool { return ch.Table.Name != r.Table }), nil
 }
 
 // uninstall deletes the table. It is no error if there is none.

@@ -46,6 +46,10 @@ func (k Kernel) Captured(ns *netns.NS) (bool, error) {
 	return k.intact(ns, Pod())
 }
 
+// Present reports whether any of the package's rules are in a pod's namespace,
+// intact or not.
+func (k Kernel) Present(ns *netns.NS) (bool, error) { return Pod().present(ns) }
+
 // Release removes rules and routes. Captured connections break: Drain first.
 // Sysctls stay as they are: they change nothing for anyone else.
 func (k Kernel) Release(ns *netns.NS) error {
