@@ -31,7 +31,9 @@ type demo struct {
 	out      io.Writer
 	started  time.Time
 	cluster  *cluster.Cluster
-	image    string // Towpath's, with its content in the tag
+	// kubectlPath is the kubectl of the cluster's own version.
+	kubectlPath string
+	image       string // Towpath's, with its content in the tag
 }
 
 // say prints one line of result.
@@ -60,7 +62,7 @@ func (d *demo) apply(ctx context.Context, name string, manifest []byte) error {
 
 // ask runs kubectl quietly and returns what it printed.
 func (d *demo) ask(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, d.cluster.Kubectl(), args...)
+	cmd := exec.CommandContext(ctx, d.kubectlPath, args...)
 	cmd.Stdin = bytes.NewReader(stdin)
 	return d.output(cmd, "kubectl "+args[0])
 }

@@ -26,6 +26,11 @@ func (d *demo) bringUp(ctx context.Context) error {
 		return err
 	}
 	d.cluster = c
+	built, err := cluster.Build(ctx, d.out, "kubectl")
+	if err != nil {
+		return err
+	}
+	d.kubectlPath = built[0]
 	d.say("KUBECONFIG=%s", c.Kubeconfig())
 	return nil
 }
