@@ -2,12 +2,17 @@ package identity_test
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -114,6 +119,52 @@ func TestParseBundle(t *testing.T) {
 			t.Errorf("%s: %s", tc.name, b)
 		}
 	}
+}
+
+func TestParseBundleOf(t *testing.T) {
+	other := spiffeid.RequireTrustDomainFromString("other.example")
+	text := bundle(t, 3, root(t, td)).Marshal()
+	_, certs, _ := bytes.Cut(text, []byte("# sequence: 3\n"))
+	silent := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: namelessRoot(t)})
+	for _, tc := range []struct {
+		name string
+		td   spiffeid.TrustDomain
+		text []byte
+		ok   bool
+	}{
+		{"agrees", td, text, true},
+		{"no line", td, certs, true},
+		{"nothing names it", td, silent, true},
+		{"the line disagrees", other, text, false},
+		{"the root disagrees", other, certs, false},
+		{"no trust domain", spiffeid.TrustDomain{}, text, false},
+	} {
+		if b, err := identity.ParseBundleOf(tc.td, tc.text); (err == nil) != tc.ok || tc.ok && b.TrustDomain() != td {
+			t.Errorf("%s: %s, %v", tc.name, b, err)
+		}
+	}
+	if _, err := identity.ParseBundle(silent); err == nil {
+		t.Error("a bundle of no trust domain")
+	}
+}
+
+// namelessRoot returns a root certificate without a URI, as companies have them.
+func namelessRoot(t *testing.T) []byte {
+	t.Helper()
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "company root"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageCertSign, BasicConstraintsValid: true, IsCA: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
 }
 
 func FuzzParseBundle(f *testing.F) {

@@ -31,10 +31,28 @@ var pemBegin = []byte("-----BEGIN")
 // ParseBundle reads what Marshal writes, and any PEM file of roots that name
 // their trust domain. It fails on an empty set (a file cut short must not pass
 // for a revocation), on blocks other than certificates, and on unreadable ones.
-func ParseBundle(text []byte) (*Bundle, error) {
+func ParseBundle(text []byte) (*Bundle, error) { return parseBundle(text, spiffeid.TrustDomain{}) }
+
+// ParseBundleOf is ParseBundle for files whose trust domain is known besides:
+// neither a line nor the roots need to name it, and whichever does must agree.
+func ParseBundleOf(td spiffeid.TrustDomain, text []byte) (*Bundle, error) {
+	if td.IsZero() {
+		return nil, errors.New("trust bundle: no trust domain")
+	}
+	return parseBundle(text, td)
+}
+
+// parseBundle reads a bundle; want is the zero trust domain if any will do.
+func parseBundle(text []byte, want spiffeid.TrustDomain) (*Bundle, error) {
 	td, sequence, err := parsePreamble(text)
 	if err != nil {
 		return nil, fmt.Errorf("trust bundle: %w", err)
+	}
+	if !td.IsZero() && !want.IsZero() && td != want {
+		return nil, fmt.Errorf("trust bundle: it is of trust domain %s, not %s", td, want)
+	}
+	if td.IsZero() {
+		td = want
 	}
 	roots, err := ParseCertificates(text)
 	if err != nil {
