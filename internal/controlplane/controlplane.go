@@ -74,7 +74,7 @@ type controller struct {
 }
 
 func newController(cfg Config) (*controller, error) {
-	logger := logr.FromSlogHandler(cfg.Log.Handler())
+	logger := logr.FromSlogHandler(warnings{cfg.Log.Handler()})
 	ctrllog.SetLogger(logger)
 	klog.SetLogger(logger)
 	kube, err := connect(cfg.Kubeconfig)

@@ -105,13 +105,21 @@ func (w *watcher) run(ctx context.Context, synced func()) error {
 	for said := ""; ; {
 		if names := kindNames(missing); names != said {
 			said = names
-			w.log.WarnContext(ctx, "kinds of Gateway API are not installed: carrying on without them", "kinds", names)
+			w.sayMissing(ctx, names)
 		}
 		if !pause(ctx, recheckCRDs) {
 			return nil
 		}
 		missing, _ = w.startPresent(ctx, missing)
 	}
+}
+
+func (w *watcher) sayMissing(ctx context.Context, names string) {
+	if names == "" {
+		w.log.InfoContext(ctx, "all kinds of Gateway API are installed now")
+		return
+	}
+	w.log.WarnContext(ctx, "kinds of Gateway API are not installed: carrying on without them", "kinds", names)
 }
 
 // startPresent starts those kinds that are installed and returns the others.

@@ -185,7 +185,7 @@ func (w *writer) do(ctx context.Context, t task) (again time.Duration, err error
 	case taskGateway:
 		return 0, w.writeGateway(ctx, o, mesh.ProxyKey{Namespace: t.namespace, Name: t.name})
 	case taskClass:
-		return 0, w.writeClass(ctx, o, t.name)
+		return w.writeClass(ctx, o, t.name)
 	case taskWaypoint:
 		return w.writeWaypoint(ctx, o, mesh.ProxyKey{Namespace: t.namespace, Name: t.name})
 	case taskRoots:

@@ -3,6 +3,7 @@ package controlplane
 import (
 	"context"
 	"slices"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -89,15 +90,15 @@ func withBeenReady(o *outcome, key mesh.ProxyKey, status gatewayv1.GatewayStatus
 
 // writeClass makes our GatewayClass where it is absent, and writes the status of
 // those that name us.
-func (w *writer) writeClass(ctx context.Context, o *outcome, name string) error {
+func (w *writer) writeClass(ctx context.Context, o *outcome, name string) (again time.Duration, err error) {
 	if o.classes[name] == nil {
 		return w.createClass(ctx, name)
 	}
 	want, ok := o.Classes[name]
 	if !ok {
-		return nil
+		return 0, nil
 	}
-	return w.writeStatus(ctx, taskClass, o.classes[name], func(object client.Object) bool {
+	return 0, w.writeStatus(ctx, taskClass, o.classes[name], func(object client.Object) bool {
 		class, ok := object.(*gatewayv1.GatewayClass)
 		if !ok {
 			return false
@@ -108,21 +109,23 @@ func (w *writer) writeClass(ctx context.Context, o *outcome, name string) error 
 	})
 }
 
-func (w *writer) createClass(ctx context.Context, name string) error {
+func (w *writer) createClass(ctx context.Context, name string) (again time.Duration, err error) {
 	if name != mesh.ClassWaypoint {
-		return nil
+		return 0, nil
 	}
 	description := "Waypoint proxies of the Towpath mesh"
-	err := w.client.Create(ctx, &gatewayv1.GatewayClass{
+	err = w.client.Create(ctx, &gatewayv1.GatewayClass{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{mesh.LabelManaged: "true"}},
 		Spec:       gatewayv1.GatewayClassSpec{ControllerName: mesh.ControllerName, Description: &description},
 	})
 	switch {
-	case apierrors.IsAlreadyExists(err), meta.IsNoMatchError(err):
-		return nil // there by now, or Gateway API is not installed
+	case meta.IsNoMatchError(err):
+		return recheckCRDs, nil // Gateway API is not installed
+	case apierrors.IsAlreadyExists(err):
+		return 0, nil
 	case err != nil:
-		return err
+		return 0, err
 	}
 	w.wrote(taskClass)
-	return nil
+	return 0, nil
 }
