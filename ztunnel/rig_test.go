@@ -227,6 +227,14 @@ func (r *rig) tracing() *telemetry.Tracing {
 	return tr
 }
 
+// awaitSpans waits for that many spans: they end a little after what the
+// connection's client can see.
+func (r *rig) awaitSpans(n int) tracetest.SpanStubs {
+	r.t.Helper()
+	eventually(r.t, "the spans", func() bool { return len(r.spans.GetSpans()) >= n })
+	return r.spans.GetSpans()
+}
+
 // keep keeps spans when the tracing that made them shuts down.
 type keep struct{ *tracetest.InMemoryExporter }
 

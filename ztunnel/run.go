@@ -178,7 +178,7 @@ func fileToken(path string) func() (string, error) {
 	return func() (string, error) {
 		b, err := os.ReadFile(path)
 		if err != nil {
-			return "", fmt.Errorf("token: %w", err)
+			return "", err
 		}
 		return strings.TrimSpace(string(b)), nil
 	}

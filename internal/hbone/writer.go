@@ -10,9 +10,17 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// batchPool holds the buffers of writers that are at work; an idle session
-// has none.
-var batchPool = sync.Pool{New: func() any { b := make([]byte, 0, 64<<10); return &b }}
+// batchPool holds the buffers of sessions that are at work; an idle one has
+// none.
+var batchPool = sync.Pool{New: func() any { b := make([]byte, 0, 16<<10); return &b }}
+
+func getBuffer() []byte { return (*batchPool.Get().(*[]byte))[:0] }
+
+func putBuffer(b []byte) {
+	if cap(b) > 0 {
+		batchPool.Put(&b)
+	}
+}
 
 // writeLoop writes what streams have appended, everything that is there in one
 // go, until the session ends.
@@ -40,6 +48,8 @@ func (s *session) writeSome() bool {
 	}
 	if len(s.pending) == 0 {
 		closing := s.closing
+		putBuffer(s.pending)
+		putBuffer(s.spare)
 		s.pending, s.spare = nil, nil
 		s.mu.Unlock()
 		if closing != nil {
@@ -49,7 +59,7 @@ func (s *session) writeSome() bool {
 		return false
 	}
 	out := s.pending
-	s.pending, s.spare = s.spare[:0], nil
+	s.pending, s.spare = s.spare, nil
 	s.writing = time.Now()
 	s.unblock()
 	s.mu.Unlock()
@@ -67,12 +77,10 @@ func (s *session) writeSome() bool {
 }
 
 func (s *session) writeBatch(out []byte) error {
-	buf := batchPool.Get().(*[]byte)
-	s.low.begin(*buf)
+	s.low.begin(getBuffer())
 	_, err := s.conn.Write(out)
-	var flushErr error
-	*buf, flushErr = s.low.flush()
-	batchPool.Put(buf)
+	buf, flushErr := s.low.flush()
+	putBuffer(buf)
 	if err != nil {
 		return err
 	}
@@ -89,6 +97,9 @@ func (s *session) wakeWriter() {
 // The append functions add one frame to what is pending. Their callers hold mu.
 
 func (s *session) appendFrame(t http2.FrameType, flags http2.Flags, id uint32, payload []byte) {
+	if s.pending == nil {
+		s.pending = getBuffer()
+	}
 	n := len(payload)
 	s.pending = append(s.pending, byte(n>>16), byte(n>>8), byte(n), byte(t), byte(flags))
 	s.pending = binary.BigEndian.AppendUint32(s.pending, id)
