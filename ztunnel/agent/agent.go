@@ -30,8 +30,8 @@ type Options struct {
 	Find func(id mesh.WorkloadID) (*netns.NS, error)
 	// ExcludeNamespaces are never taken into the mesh.
 	ExcludeNamespaces []string
-	// Drain is how long captured connections go on when a running pod is let go.
-	Drain    time.Duration
+	// Release says how running pods are let go.
+	Release  ReleaseTimes
 	Log      *slog.Logger
 	Registry prometheus.Registerer // nil keeps the metrics out of sight
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -52,7 +51,7 @@ type Config struct {
 	ExcludeNamespaces []string
 
 	ZTunnelUID uint32
-	Drain      time.Duration // of captured connections when a running pod is let go
+	Release    ReleaseTimes // how running pods are let go
 
 	Addresses admin.Addresses
 }
@@ -98,7 +97,7 @@ func Run(ctx context.Context, c Config, log *slog.Logger) error {
 	a := New(Options{
 		Node: c.NodeName, Holder: holder, Worlds: worlds,
 		Find:              (&finder{proc: c.HostProc, own: node.Inode()}).find,
-		ExcludeNamespaces: c.ExcludeNamespaces, Drain: c.Drain, Log: log, Registry: registry,
+		ExcludeNamespaces: c.ExcludeNamespaces, Release: c.Release, Log: log, Registry: registry,
 	})
 	adm := admin.New("node-agent", registry)
 	adm.Dump("pods", func() any { return holder.Status() })

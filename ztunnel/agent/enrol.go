@@ -98,37 +98,71 @@ func (h *Holder) Guard(ctx context.Context, ref PodRef, ns *netns.NS) error {
 	return h.capture(p)
 }
 
-// Release lets a running pod go: new connections are captured no more, the
-// captured ones have the drain time to end, then ztunnel says goodbye and
-// nothing is left in the pod. When ctx ends during the drain time it returns
-// ctx's error, and Enrol or Release may follow. A pod that is not held is none
-// to release.
-func (h *Holder) Release(ctx context.Context, id mesh.WorkloadID, drain time.Duration) error {
+// ReleaseTimes say how a running pod is let go.
+type ReleaseTimes struct {
+	// Drain is how long ztunnel goes on accepting: peers that do not know yet
+	// still open tunnels to the pod.
+	Drain time.Duration
+	// Linger is how long, from the start, captured connections may go on.
+	Linger time.Duration
+}
+
+// lingerLook is how often it is looked whether captured connections are left.
+const lingerLook = time.Second
+
+// Release lets a running pod go: new connections are captured no more; after
+// the drain time ztunnel is told; when the captured connections have ended, or
+// the time is up, nothing is left in the pod. When ctx ends before, it returns
+// ctx's error; Enrol or Release may follow. A pod that is not held is none to
+// release.
+func (h *Holder) Release(ctx context.Context, id mesh.WorkloadID, times ReleaseTimes) error {
+	for {
+		again, err := h.release(ctx, id, times)
+		if err != nil || again == 0 {
+			return err
+		}
+		timer := time.NewTimer(again)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+	}
+}
+
+// release does the next step of Release and returns when the following one is
+// due, 0 when there is none.
+func (h *Holder) release(ctx context.Context, id mesh.WorkloadID, times ReleaseTimes) (again time.Duration, err error) {
 	p, err := h.lock(ctx, id)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer h.unlock(id, p)
 	if p.ns == nil {
-		return nil
+		return 0, nil
 	}
-	if err := h.kernel.Drain(p.ns); err != nil {
-		return fmt.Errorf("stop the capture: %w", err)
+	if p.leaving.IsZero() {
+		if err := h.kernel.Drain(p.ns); err != nil {
+			return 0, fmt.Errorf("stop the capture: %w", err)
+		}
+		p.captured, p.leaving = false, time.Now()
+		if !p.offered { // guarded only: no ztunnel knows it
+			times = ReleaseTimes{}
+		}
 	}
-	p.captured = false
-	if !p.offered { // guarded only: it has no connection
-		drain = 0
-	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(drain):
+	since := time.Since(p.leaving)
+	if p.offered && since < times.Drain {
+		return times.Drain - since, nil
 	}
 	h.withdraw(ctx, p)
-	if err := h.kernel.Release(p.ns); err != nil {
-		return fmt.Errorf("remove the rules: %w", err)
+	if since < times.Linger && carries(p.ns) {
+		return lingerLook, nil
 	}
-	return h.drop(p)
+	if err := h.kernel.Release(p.ns); err != nil {
+		return 0, fmt.Errorf("remove the rules: %w", err)
+	}
+	return 0, h.drop(p)
 }
 
 // Forget lets go of a pod that ends. It is called while the namespace still
@@ -180,7 +214,7 @@ func (h *Holder) adopt(ctx context.Context, ref PodRef, ns *netns.NS) (*heldPod,
 	if len(ref.Addresses) == 0 {
 		ref.Addresses = p.ref.Addresses
 	}
-	p.ref = ref
+	p.ref, p.leaving = ref, time.Time{}
 	return p, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/towpath-mesh/towpath/internal/mesh"
 	"github.com/towpath-mesh/towpath/ztunnel/handoff"
@@ -69,6 +70,7 @@ type heldPod struct {
 	offered   bool               // the server has the listeners
 	captured  bool               // its rules were in place when last looked at
 	served    bool               // a ztunnel has taken it
+	leaving   time.Time          // since when it is being released, or zero
 	repairs   int                // how often its rules were not as they were left
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/towpath-mesh/towpath/internal/mesh"
@@ -127,4 +128,33 @@ func connector(family handoff.Family) (int, error) {
 		return 0, err
 	}
 	return fd, nil
+}
+
+// carries reports whether connections are left that ztunnel has accepted in the
+// namespace. If that cannot be told, there are none.
+func carries(ns *netns.NS) bool {
+	found := false
+	_ = ns.Do(func() error {
+		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+			sockets, err := netlink.SocketDiagTCP(family)
+			if err != nil {
+				return err
+			}
+			for _, s := range sockets {
+				idle := s.State == netlink.TCP_LISTEN || s.State == netlink.TCP_TIME_WAIT || s.State == netlink.TCP_CLOSE
+				found = found || (!idle && captures(s.ID.SourcePort))
+			}
+		}
+		return nil
+	})
+	return found
+}
+
+func captures(port uint16) bool {
+	for _, p := range ports {
+		if p.port == int(port) {
+			return true
+		}
+	}
+	return false
 }

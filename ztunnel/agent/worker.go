@@ -54,6 +54,7 @@ type worker struct {
 	cleared  bool // a pod that is not wanted was searched for old rules
 	told     configstream.PodReport
 	toldAt   time.Time
+	untold   bool // the last report of a release failed
 	lastErr  string
 	failures int
 }
@@ -136,7 +137,7 @@ func (w *worker) attempt(ctx context.Context, wl *mesh.Workload, looked func()) 
 		w.cleared = false
 		err = w.enrol(ctx, wl, looked)
 	case w.agent.opt.Holder.Holds(w.id):
-		err = w.release(ctx, wl)
+		again, err = w.release(ctx, wl)
 	default:
 		err = w.clear(ctx, wl)
 		again = time.Hour // nothing to guard
@@ -222,17 +223,21 @@ func (w *worker) notFound(ctx context.Context, wl *mesh.Workload, err error) err
 	return errors.Join(err, w.tell(ctx, wl, report))
 }
 
-// release lets a running pod go: peers are told first.
-func (w *worker) release(ctx context.Context, wl *mesh.Workload) error {
-	if err := w.tell(ctx, wl, configstream.PodReport{ID: w.id, Reason: reasonReleased}); err != nil {
+// release does the next step of letting a running pod go: peers are told first.
+// It returns when the following one is due.
+func (w *worker) release(ctx context.Context, wl *mesh.Workload) (again time.Duration, err error) {
+	err = w.tell(ctx, wl, configstream.PodReport{ID: w.id, Reason: reasonReleased})
+	if err != nil && !w.untold {
 		w.agent.opt.Log.Warn("cannot report that a pod is let go", "namespace", wl.Namespace, "pod", wl.Name, "error", err)
 	}
-	if err := w.agent.opt.Holder.Release(ctx, w.id, w.agent.opt.Drain); err != nil {
-		return err
+	w.untold = err != nil
+	again, err = w.agent.opt.Holder.release(ctx, w.id, w.agent.opt.Release)
+	if err == nil && again == 0 {
+		w.cleared = true
+		w.agent.opt.Log.Info("pod was let go", "namespace", wl.Namespace, "pod", wl.Name)
+		again = time.Hour // nothing to guard
 	}
-	w.cleared = true
-	w.agent.opt.Log.Info("pod was let go", "namespace", wl.Namespace, "pod", wl.Name)
-	return nil
+	return again, err
 }
 
 // clear removes what an earlier agent may have left in a pod that is not
