@@ -38,8 +38,8 @@ type Server struct {
 	metrics *serverMetrics
 	store   *store
 
-	syncOnce sync.Once
-	synced   chan struct{}
+	syncOnce, drainOnce sync.Once
+	synced, draining    chan struct{}
 
 	mu      sync.Mutex
 	streams map[*stream]struct{}
@@ -53,12 +53,13 @@ type Server struct {
 // until SetSynced.
 func NewServer(o ServerOptions) *Server {
 	s := &Server{
-		opts:    o,
-		log:     o.Log,
-		metrics: newServerMetrics(o.Registry),
-		store:   newStore(),
-		synced:  make(chan struct{}),
-		streams: map[*stream]struct{}{},
+		opts:     o,
+		log:      o.Log,
+		metrics:  newServerMetrics(o.Registry),
+		store:    newStore(),
+		synced:   make(chan struct{}),
+		draining: make(chan struct{}),
+		streams:  map[*stream]struct{}{},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -71,6 +72,12 @@ func NewServer(o ServerOptions) *Server {
 func (s *Server) Register(g *grpc.Server) {
 	discoverypb.RegisterAggregatedDiscoveryServiceServer(g, adsService{server: s})
 	configpb.RegisterNodeReportsServer(g, reportService{server: s})
+}
+
+// Drain ends all streams, and those to come, so that clients turn to another
+// replica. Call it before the gRPC server's GracefulStop, which waits for them.
+func (s *Server) Drain() {
+	s.drainOnce.Do(func() { close(s.draining) })
 }
 
 // Wait returns when nothing of the streams is left. Call it after the gRPC

@@ -53,6 +53,8 @@ func (a adsService) DeltaAggregatedResources(rpc adsStream) error {
 	return err
 }
 
+var errDraining = status.Error(codes.Unavailable, "this controller is about to end")
+
 // stream is one client's. Its turn is what it sends between two rests: what
 // the client lacks of every type, cut at one moment and put in the order in
 // which nothing comes before what it leads to. The next turn waits until the
@@ -99,16 +101,12 @@ func newStream(s *Server, peer Peer, rpc adsStream) *stream {
 
 // serve sends turns until the stream ends, and returns why it did.
 func (st *stream) serve(ctx context.Context) error {
-	select {
-	case <-st.server.synced:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := st.await(ctx, st.server.synced); err != nil {
+		return err
 	}
 	for {
-		select {
-		case <-st.watch.wake:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := st.await(ctx, st.watch.wake); err != nil {
+			return err
 		}
 		turn, err := st.turn()
 		if err != nil {
@@ -119,6 +117,18 @@ func (st *stream) serve(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+}
+
+// await returns nil when event happens, or why the stream ends before.
+func (st *stream) await(ctx context.Context, event <-chan struct{}) error {
+	select {
+	case <-event:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-st.server.draining:
+		return errDraining
 	}
 }
 

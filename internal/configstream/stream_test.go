@@ -334,3 +334,22 @@ func TestTooFarBehind(t *testing.T) {
 		}
 	})
 }
+
+// A controller that ends sends its clients away before it waits for them.
+func TestDrain(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		c := synced(r, "ztunnel", kindWorkload)
+		defer c.close()
+		r.server.Drain()
+		c.reader.Wait()
+		if status.Code(c.err) != codes.Unavailable {
+			t.Errorf("stream ended with %v", c.err)
+		}
+		late := r.raw("ztunnel")
+		defer late.close()
+		late.reader.Wait()
+		if status.Code(late.err) != codes.Unavailable {
+			t.Errorf("late stream ended with %v", late.err)
+		}
+	})
+}
