@@ -20,9 +20,9 @@ import (
 	"github.com/towpath-mesh/towpath/waypoint/upstream"
 )
 
-// tableWait is how long a tunnel waits for a table that its client's proxy has
-// heard of before us.
-const tableWait = 2 * time.Second
+// defaultTableWait is how long a tunnel waits for a table that its client's
+// proxy has heard of before us.
+const defaultTableWait = 2 * time.Second
 
 // Serve takes tunnels on the listener until ctx ends, then drains for up to
 // drain and cuts what is left. It closes the listener.
@@ -112,7 +112,7 @@ func (p *Proxy) admit(ctx context.Context, t *hbone.Tunnel) (*visitor, *listener
 // awaitTable returns the table of the Service at the visitor's authority. A
 // waypoint is no open relay: without a table it refuses.
 func (p *Proxy) awaitTable(ctx context.Context, v *visitor) (*table, *refusal) {
-	timeout := time.NewTimer(tableWait)
+	timeout := time.NewTimer(p.tableWait)
 	defer timeout.Stop()
 	for {
 		tablesChanged, worldChanged := p.tables.wait(), p.opts.Worlds.Changed()

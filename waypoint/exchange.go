@@ -45,7 +45,7 @@ func (c *connection) begin(ctx context.Context, req *wire.Request, w wire.Respon
 		req.Authority = c.visitor.authority.String() // HTTP/1.0 without Host
 	}
 	if req.Body != nil {
-		req.Body = &countedBody{Reader: req.Body, n: &x.received}
+		req.Body = &countedBody{ReadCloser: req.Body, n: &x.received}
 	}
 	x.ctx, x.span = x.startServer(ctx)
 	x.record.TraceID = traceID(x.span.SpanContext())
@@ -116,12 +116,12 @@ func grpcAnswer(status int, reason string) *wire.Response {
 
 // countedBody counts what is read. It may be read from another goroutine.
 type countedBody struct {
-	io.Reader
+	io.ReadCloser
 	n *atomic.Int64
 }
 
 func (b *countedBody) Read(p []byte) (int, error) {
-	n, err := b.Reader.Read(p)
+	n, err := b.ReadCloser.Read(p)
 	b.n.Add(int64(n))
 	return n, err
 }

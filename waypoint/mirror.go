@@ -51,8 +51,8 @@ func (c *connection) mirrorTo(m *routing.Mirror, req *wire.Request) {
 		send()
 		return
 	}
-	req.Body = &mirroredBody{Reader: req.Body, whole: func(body []byte) {
-		dup.Body, dup.ContentLength = bytes.NewReader(body), int64(len(body))
+	req.Body = &mirroredBody{ReadCloser: req.Body, whole: func(body []byte) {
+		dup.Body, dup.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 		send()
 	}}
 }
@@ -77,13 +77,13 @@ func (p *Proxy) sendMirror(m *routing.Mirror, from upstream.Source, req *wire.Re
 
 // mirroredBody keeps what is read, up to a limit, and hands it over at the end.
 type mirroredBody struct {
-	io.Reader
+	io.ReadCloser
 	kept  []byte
 	whole func([]byte)
 }
 
 func (b *mirroredBody) Read(p []byte) (int, error) {
-	n, err := b.Reader.Read(p)
+	n, err := b.ReadCloser.Read(p)
 	if b.whole == nil {
 		return n, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -48,6 +49,8 @@ type Proxy struct {
 	tunnels *hbone.Dialer
 	forward *upstream.Forwarder
 	mirrors sync.WaitGroup
+	// tableWait is defaultTableWait but in tests.
+	tableWait time.Duration
 
 	draining context.Context // ends when Drain is called
 	drain    context.CancelFunc
@@ -57,7 +60,7 @@ type Proxy struct {
 // closes it.
 func New(o Options) *Proxy {
 	p := &Proxy{
-		opts: o, log: o.Log, tracer: o.Tracing.Tracer(), metrics: newMetrics(o.Registry),
+		opts: o, log: o.Log, tableWait: defaultTableWait, tracer: o.Tracing.Tracer(), metrics: newMetrics(o.Registry),
 		hbone: hbone.NewServer(hbone.ServerOptions{}), tunnels: hbone.NewDialer(hbone.DialerOptions{}),
 	}
 	p.draining, p.drain = context.WithCancel(context.Background())

@@ -70,6 +70,7 @@ func newRig(t *testing.T) *rig {
 		Registry: r.reg, Log: log, Server: &wire.StdServer{Log: log}, Client: wire.NewStdClient(wire.StdClientOptions{}),
 		Dial: r.dial,
 	})
+	r.proxy.tableWait = 300 * time.Millisecond
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

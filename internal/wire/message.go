@@ -44,9 +44,12 @@ type Request struct {
 	Header Header
 	// ContentLength is the length of Body, -1 when it is not known beforehand.
 	ContentLength int64
-	// Body is nil when there is none. The engine that made the request closes
-	// it; reading it tells the client to send, if it waits for that.
-	Body io.Reader
+	// Body is nil when there is none. Reading it tells the client to send, if
+	// it waits for that. Close gives the rest up and may be called while a Read
+	// is under way, which then fails; who sends a request closes its body only
+	// in that case, for another attempt may still need it. The engine that made
+	// the request closes it in the end.
+	Body io.ReadCloser
 	// Trailer is filled when Body has returned io.EOF; nil when the client
 	// announced none.
 	Trailer *Header

@@ -11,6 +11,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
+	"sync"
 	"time"
 )
 
@@ -171,7 +172,7 @@ func requestToStd(ctx context.Context, req *Request, via Via) *http.Request {
 		ProtoMajor: 1, ProtoMinor: 1,
 	}
 	if req.Body != nil {
-		body := &stdSendBody{Reader: req.Body}
+		body := &stdSendBody{src: req.Body}
 		hreq.Body, hreq.ContentLength = body, req.ContentLength
 		if req.Trailer != nil && via.H2C {
 			body.from, body.to = req.Trailer, http.Header{}
@@ -184,16 +185,27 @@ func requestToStd(ctx context.Context, req *Request, via Via) *http.Request {
 	return hreq.WithContext(ctx)
 }
 
-// stdSendBody is a request's body on its way out. Closing it does not close the
-// client's: another attempt may need it.
+// stdSendBody is a request's body on its way out. net/http closes it when it
+// wants no more of it, and waits for a Read under way to end.
 type stdSendBody struct {
-	io.Reader
+	src  io.ReadCloser
 	from *Header
 	to   http.Header
+
+	mu              sync.Mutex
+	reading, closed bool
 }
 
+var errBodyClosed = errors.New("body was given up")
+
 func (b *stdSendBody) Read(p []byte) (int, error) {
-	n, err := b.Reader.Read(p)
+	if !b.begin() {
+		return 0, errBodyClosed
+	}
+	n, err := b.src.Read(p)
+	b.mu.Lock()
+	b.reading = false
+	b.mu.Unlock()
 	if err == io.EOF && b.from != nil {
 		clear(b.to)
 		addToStd(b.to, b.from)
@@ -201,7 +213,23 @@ func (b *stdSendBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *stdSendBody) Close() error { return nil }
+func (b *stdSendBody) begin() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.reading = !b.closed
+	return b.reading
+}
+
+func (b *stdSendBody) Close() error {
+	b.mu.Lock()
+	reading := b.reading
+	b.closed = true
+	b.mu.Unlock()
+	if reading {
+		return b.src.Close()
+	}
+	return nil
+}
 
 func responseOfStd(req *Request, hresp *http.Response) (*Response, error) {
 	resp := &Response{Status: hresp.StatusCode, Header: responseHeader(hresp.Header), ContentLength: hresp.ContentLength}

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 
 // stdResponder is the Responder over net/http.
 type stdResponder struct {
+	conn    context.Context
 	w       http.ResponseWriter
 	r       *http.Request
 	rc      *http.ResponseController
@@ -141,13 +143,15 @@ func (s *stdResponder) sendTunnel(resp *Response) (Sent, error) {
 		return Sent{}, err
 	}
 	defer conn.Close()
-	if err := writeSwitch(buffered.Writer, resp, s.r); err != nil {
+	if err := writeSwitch(buffered.Writer, resp); err != nil {
 		return Sent{}, err
 	}
-	return tunnel(s.r.Context(), hijacked{Conn: conn, r: buffered.Reader}, resp.Tunnel)
+	// The request's context ends with the client's direction; that is no reason
+	// to cut the other.
+	return tunnel(s.conn, hijacked{Conn: conn, r: buffered.Reader}, resp.Tunnel)
 }
 
-func writeSwitch(w *bufio.Writer, resp *Response, _ *http.Request) error {
+func writeSwitch(w *bufio.Writer, resp *Response) error {
 	fmt.Fprintf(w, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n")
 	for name, value := range resp.Header.All() {
 		if isHopByHop(name) {

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // StdServer is the Server that stands on net/http.
@@ -27,7 +29,7 @@ func (s *StdServer) Serve(ctx context.Context, conn net.Conn, h Handler, drain <
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			handlers.Add(1)
 			defer handlers.Done()
-			serveStd(w, r, h)
+			serveStd(ctx, w, r, h)
 		}),
 		ReadHeaderTimeout:            HeaderTimeout,
 		IdleTimeout:                  IdleTimeout,
@@ -125,12 +127,16 @@ func (l *oneConn) track(_ net.Conn, state http.ConnState) {
 }
 
 // serveStd turns one request of net/http into a message and runs the handler.
-func serveStd(w http.ResponseWriter, r *http.Request, h Handler) {
-	req, body := requestOfStd(r)
-	rw := &stdResponder{w: w, r: r, rc: http.NewResponseController(w), upgrade: req.Upgrade != ""}
-	if body != nil && req.Proto != HTTP2 {
-		// Not supported means HTTP/1.0: the body is then read before the answer.
-		_ = rw.rc.EnableFullDuplex()
+// ctx is that of the connection.
+func serveStd(ctx context.Context, w http.ResponseWriter, r *http.Request, h Handler) {
+	rw := &stdResponder{conn: ctx, w: w, r: r, rc: http.NewResponseController(w)}
+	req := requestOfStd(r, rw.rc)
+	rw.upgrade = req.Upgrade != ""
+	if body := req.Body; body != nil {
+		defer body.Close()
+		if req.Proto != HTTP2 {
+			_ = rw.rc.EnableFullDuplex() // never fails for HTTP/1
+		}
 	}
 	h(r.Context(), req, rw)
 	if rw.abort || !rw.sent {
@@ -138,7 +144,7 @@ func serveStd(w http.ResponseWriter, r *http.Request, h Handler) {
 	}
 }
 
-func requestOfStd(r *http.Request) (*Request, io.Reader) {
+func requestOfStd(r *http.Request, rc *http.ResponseController) *Request {
 	hd := head{proto: protoOfStd(r), method: r.Method, target: r.RequestURI, scheme: "http", authority: r.Host}
 	hasBody := r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
 	hd.hasBody = hasBody
@@ -148,7 +154,7 @@ func requestOfStd(r *http.Request) (*Request, io.Reader) {
 	req.ContentLength = 0
 	req.ExpectContinue = EqualName(r.Header.Get("Expect"), "100-continue")
 	if !hasBody {
-		return req, nil
+		return req
 	}
 	req.ContentLength = r.ContentLength
 	if len(r.Trailer) > 0 {
@@ -157,8 +163,8 @@ func requestOfStd(r *http.Request) (*Request, io.Reader) {
 			req.Trailer.Add(name, "")
 		}
 	}
-	req.Body = &stdRequestBody{r: r, trailer: req.Trailer}
-	return req, req.Body
+	req.Body = &stdRequestBody{r: r, rc: rc, trailer: req.Trailer}
+	return req
 }
 
 func protoOfStd(r *http.Request) Proto {
@@ -186,11 +192,24 @@ func fieldsOfStd(h http.Header) []Field {
 // stdRequestBody fills the trailer when the body has ended.
 type stdRequestBody struct {
 	r       *http.Request
+	rc      *http.ResponseController
 	trailer *Header
+	ended   atomic.Bool
+}
+
+// Close makes reads fail by the only means that net/http has for one under way.
+func (b *stdRequestBody) Close() error {
+	if b.ended.Swap(true) {
+		return nil
+	}
+	return b.rc.SetReadDeadline(time.Unix(1, 0))
 }
 
 func (b *stdRequestBody) Read(p []byte) (int, error) {
 	n, err := b.r.Body.Read(p)
+	if err == io.EOF {
+		b.ended.Store(true)
+	}
 	if err == io.EOF && b.trailer != nil {
 		*b.trailer = trailerOfStd(b.r.Trailer)
 	}

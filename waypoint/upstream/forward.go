@@ -142,6 +142,9 @@ func (f *Forwarder) Forward(ctx context.Context, in Call) *Result {
 	c := &call{Call: in, f: f, limit: newLimit(ctx, in.Timeouts.Request, errTimeout)}
 	if in.Retry != nil && in.Request.Body != nil {
 		c.body = newReplay(in.Request.Body)
+		if !in.Request.ExpectContinue {
+			c.body.fill(in.Request.ContentLength)
+		}
 	}
 	res := c.run()
 	if res.end == nil {
@@ -304,7 +307,7 @@ func (a *attempt) giveUp(resp *wire.Response, err error) {
 
 func (a *attempt) end(status int, err error) {
 	if a.body != nil {
-		a.body.stop()
+		a.body.Close() // returns the error of a body that nobody reads any more
 	}
 	a.c.Observer.End(a.limit.ctx, status, err)
 	a.limit.end()
