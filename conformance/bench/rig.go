@@ -141,7 +141,7 @@ func (r *rig) addHAProxy(ctx context.Context, backend netip.AddrPort) error {
 
 func (r *rig) addWaypoint(ctx context.Context, o options, backend netip.AddrPort) error {
 	var err error
-	if r.control, err = meshtest.StartControlPlane(r.dir); err != nil {
+	if r.control, err = meshtest.StartControlPlane(r.dir, netip.MustParseAddr("127.0.0.1")); err != nil {
 		return err
 	}
 	r.publish(backend)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -46,16 +47,17 @@ type ControlPlane struct {
 }
 
 // NewControlPlane serves until the test ends.
-func NewControlPlane(t testing.TB) *ControlPlane {
+func NewControlPlane(t testing.TB, listen netip.Addr) *ControlPlane {
 	t.Helper()
-	cp, err := StartControlPlane(t.TempDir())
+	cp, err := StartControlPlane(t.TempDir(), listen)
 	must(t, "control plane", err)
 	t.Cleanup(func() { must(t, "control plane", cp.Close()) })
 	return cp
 }
 
-// StartControlPlane serves until Close and keeps its files in dir.
-func StartControlPlane(dir string) (*ControlPlane, error) {
+// StartControlPlane serves on a free port of the address until Close, and keeps
+// its files in dir.
+func StartControlPlane(dir string, listen netip.Addr) (*ControlPlane, error) {
 	cp := &ControlPlane{dir: dir, Cluster: &ca.FakeCluster{}, peers: map[string]configstream.Peer{}, heard: make(chan struct{})}
 	cert, key, err := ca.SelfSigned(TrustDomain, time.Hour)
 	if err != nil {
@@ -71,15 +73,15 @@ func StartControlPlane(dir string) (*ControlPlane, error) {
 		return nil, err
 	}
 	cp.RootFile = filepath.Join(dir, "root-cert.pem")
-	if err := os.WriteFile(cp.RootFile, authority.Bundle().Marshal(), 0o600); err != nil {
+	if err := os.WriteFile(cp.RootFile, authority.Bundle().Marshal(), 0o644); err != nil {
 		return nil, err
 	}
 	cp.Config = configstream.NewServer(configstream.ServerOptions{Authenticate: cp.authenticate, OnReport: cp.onReport})
-	return cp, cp.serve(authority, self)
+	return cp, cp.serve(netip.AddrPortFrom(listen, 0), authority, self)
 }
 
-func (cp *ControlPlane) serve(authority *ca.Authority, self identity.Source) error {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+func (cp *ControlPlane) serve(addr netip.AddrPort, authority *ca.Authority, self identity.Source) error {
+	ln, err := net.Listen("tcp", addr.String())
 	if err != nil {
 		return err
 	}
@@ -124,7 +126,7 @@ func (cp *ControlPlane) Token(peer configstream.Peer, podUID string) (file strin
 	cp.Cluster.SetCaller(token, ca.Caller{Namespace: peer.Namespace, ServiceAccount: peer.ServiceAccount,
 		PodName: peer.Pod, PodUID: podUID, NodeName: peer.Node, NodeUID: "uid-of-" + peer.Node})
 	file = filepath.Join(cp.dir, token)
-	return file, os.WriteFile(file, []byte(token), 0o600)
+	return file, os.WriteFile(file, []byte(token), 0o644)
 }
 
 func (cp *ControlPlane) authenticate(_ context.Context, token string) (configstream.Peer, error) {

@@ -15,8 +15,8 @@ import (
 	"github.com/towpath-mesh/towpath/ztunnel/netns"
 )
 
-// Addresses of the lab. Pods get the next ones of both families; the process
-// itself, and so everything that runs in it, stands at the bridge.
+// Addresses of the lab. Hosts get the next ones of both families; the test
+// process, and with it the control plane, stands at the bridge.
 var (
 	bridge4 = netip.MustParsePrefix("10.77.0.1/16")
 	bridge6 = netip.MustParsePrefix("fd77::1/64")
@@ -42,26 +42,16 @@ func NewNet(t testing.TB) *Net {
 	must(t, "loopback", err)
 	must(t, "loopback", netlink.LinkSetUp(lo))
 	n := &Net{t: t, bridge: bridge, next: 1}
-	n.AddHostAddress(bridge4)
-	n.AddHostAddress(bridge6)
+	n.addAddress(bridge4)
+	n.addAddress(bridge6)
 	must(t, "bridge", netlink.LinkSetUp(bridge))
 	return n
 }
 
-// AddHostAddress gives the bridge, and so the test process, an address.
-func (n *Net) AddHostAddress(p netip.Prefix) {
+// addAddress gives the bridge, and so the test process, an address.
+func (n *Net) addAddress(p netip.Prefix) {
 	n.t.Helper()
 	must(n.t, "address "+p.String(), netlink.AddrAdd(n.bridge, address(p)))
-}
-
-// HostAddress takes the next pair of addresses for a program that runs in the
-// test process: a waypoint.
-func (n *Net) HostAddress() (v4, v6 netip.Addr) {
-	n.t.Helper()
-	v4, v6 = n.take()
-	n.AddHostAddress(netip.PrefixFrom(v4, 32))
-	n.AddHostAddress(netip.PrefixFrom(v6, 128))
-	return v4, v6
 }
 
 func (n *Net) take() (v4, v6 netip.Addr) {
@@ -77,6 +67,9 @@ type Host struct {
 	Name   string
 	V4, V6 netip.Addr
 	NS     *netns.NS
+	// Path is where the namespace is mounted, as a container runtime tells it
+	// to CNI plugins.
+	Path string
 }
 
 // Host makes a namespace with a link to the bridge, both address families and
@@ -84,7 +77,8 @@ type Host struct {
 func (n *Net) Host(name string) *Host {
 	t := n.t
 	t.Helper()
-	h := &Host{Name: name, NS: newNamespace(t)}
+	h := &Host{Name: name}
+	h.NS, h.Path = newNamespace(t)
 	h.V4, h.V6 = n.take()
 	outer := fmt.Sprintf("lab%d", n.next)
 	attrs := netlink.NewLinkAttrs()
@@ -137,7 +131,7 @@ func address(p netip.Prefix) *netlink.Addr {
 
 // newNamespace makes an empty namespace, held by a bind mount so that it can be
 // looked at while a test stands still.
-func newNamespace(t testing.TB) *netns.NS {
+func newNamespace(t testing.TB) (*netns.NS, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "ns")
 	must(t, "namespace file", os.WriteFile(path, nil, 0o600))
@@ -150,7 +144,7 @@ func newNamespace(t testing.TB) *netns.NS {
 		_ = ns.Close()
 		_ = unix.Unmount(path, unix.MNT_DETACH)
 	})
-	return ns
+	return ns, path
 }
 
 func must(t testing.TB, what string, err error) {
