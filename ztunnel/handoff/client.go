@@ -28,8 +28,9 @@ const (
 
 // Client is ztunnel's end.
 type Client struct {
-	path string
-	log  *slog.Logger
+	path    string
+	log     *slog.Logger
+	started int64
 
 	mu      sync.Mutex
 	session *session // nil while there is no agent
@@ -38,7 +39,7 @@ type Client struct {
 
 // NewClient returns a client of the agent that listens at path. Run starts it.
 func NewClient(path string, log *slog.Logger) *Client {
-	return &Client{path: path, log: log, stocks: map[mesh.WorkloadID]*podStock{}}
+	return &Client{path: path, log: log, started: time.Now().UnixNano(), stocks: map[mesh.WorkloadID]*podStock{}}
 }
 
 // Run keeps a connection to the agent until ctx ends, and calls the handler. It
@@ -100,7 +101,7 @@ func (c *Client) connect(ctx context.Context) (*link, error) {
 }
 
 func (c *Client) hello(l *link) error {
-	if err := l.send(message{Kind: kindHello, Versions: []int{version}}); err != nil {
+	if err := l.send(message{Kind: kindHello, Versions: []int{version}, Started: c.started}); err != nil {
 		return err
 	}
 	m, fds, err := l.receive()

@@ -29,7 +29,7 @@ type kind string
 // A message that begins an exchange has a Seq of its sender's; the answer
 // repeats it.
 const (
-	kindHello    kind = "hello"    // client: Versions; server's answer: Versions with the one chosen
+	kindHello    kind = "hello"    // client: Versions, Started; server's answer: Versions with the one chosen
 	kindAdd      kind = "add"      // server: Pod, and one descriptor for each of its Listeners -> ack
 	kindRemove   kind = "remove"   // server: ID -> ack
 	kindSnapshot kind = "snapshot" // server: all pods it has were sent
@@ -41,14 +41,18 @@ const (
 
 // message is one packet. Which fields count depends on Kind.
 type message struct {
-	Kind     kind            `json:"kind"`
-	Seq      uint64          `json:"seq,omitempty"`
-	Versions []int           `json:"versions,omitempty"`
-	Pod      *podMessage     `json:"pod,omitempty"`
-	ID       mesh.WorkloadID `json:"id,omitempty"`
-	Family   Family          `json:"family,omitempty"`
-	Count    int             `json:"count,omitempty"`
-	Error    string          `json:"error,omitempty"`
+	Kind     kind   `json:"kind"`
+	Seq      uint64 `json:"seq,omitempty"`
+	Versions []int  `json:"versions,omitempty"`
+	// Started is when the client's process was, in nanoseconds since 1970: of
+	// two that are connected the younger serves. The order in which they connect
+	// says nothing when the agent was restarted.
+	Started int64           `json:"started,omitempty"`
+	Pod     *podMessage     `json:"pod,omitempty"`
+	ID      mesh.WorkloadID `json:"id,omitempty"`
+	Family  Family          `json:"family,omitempty"`
+	Count   int             `json:"count,omitempty"`
+	Error   string          `json:"error,omitempty"`
 }
 
 type podMessage struct {

@@ -25,6 +25,9 @@ type peer struct {
 	link   *link
 	wants  chan message // socket requests
 
+	started int64 // when its process was
+	settled bool  // it serves its snapshot; guarded by server.mu
+
 	mu      sync.Mutex
 	seq     uint64
 	waiting map[uint64]*exchange
@@ -70,13 +73,13 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	defer l.close()
 	stop := context.AfterFunc(ctx, l.close)
 	defer stop()
-	pid, err := s.admit(l)
+	pid, started, err := s.admit(l)
 	if err != nil {
 		s.opt.Log.Warn("refused a connection on the handoff socket", "error", err)
 		return
 	}
 	p := &peer{
-		server: s, link: l,
+		server: s, link: l, started: started,
 		wants:   make(chan message, socketBacklog),
 		waiting: map[uint64]*exchange{},
 		adds:    map[mesh.WorkloadID]*exchange{},
@@ -91,28 +94,28 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 }
 
 // admit checks who connected and answers the hello.
-func (s *Server) admit(l *link) (pid int32, err error) {
+func (s *Server) admit(l *link) (pid int32, started int64, err error) {
 	cred, err := credentials(l.conn)
 	if err != nil {
-		return 0, fmt.Errorf("peer credentials: %w", err)
+		return 0, 0, fmt.Errorf("peer credentials: %w", err)
 	}
 	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() && !slices.Contains(s.opt.UIDs, cred.Uid) {
-		return 0, fmt.Errorf("uid %d (pid %d) may not connect", cred.Uid, cred.Pid)
+		return 0, 0, fmt.Errorf("uid %d (pid %d) may not connect", cred.Uid, cred.Pid)
 	}
 	m, fds, err := l.receiveWithin(helloTimeout)
 	if err != nil {
-		return 0, fmt.Errorf("hello: %w", err)
+		return 0, 0, fmt.Errorf("hello: %w", err)
 	}
 	closeAll(fds)
 	if m.Kind != kindHello {
-		return 0, fmt.Errorf("pid %d began with %q", cred.Pid, m.Kind)
+		return 0, 0, fmt.Errorf("pid %d began with %q", cred.Pid, m.Kind)
 	}
 	if !slices.Contains(m.Versions, version) {
 		err := fmt.Errorf("no common version: agent speaks %d, ztunnel %v", version, m.Versions)
 		_ = l.send(message{Kind: kindHello, Error: err.Error()})
-		return 0, err
+		return 0, 0, err
 	}
-	return cred.Pid, l.send(message{Kind: kindHello, Versions: []int{version}})
+	return cred.Pid, m.Started, l.send(message{Kind: kindHello, Versions: []int{version}})
 }
 
 func credentials(conn *net.UnixConn) (cred *unix.Ucred, err error) {
@@ -153,7 +156,7 @@ func (p *peer) handle(m message) error {
 	case kindAck:
 		p.answer(m)
 	case kindSynced:
-		p.server.drainOlder(p)
+		p.server.settle(p)
 	case kindSockets:
 		if m.Count == 0 {
 			return errors.New("request for no socket")

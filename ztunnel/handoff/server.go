@@ -1,6 +1,7 @@
 package handoff
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -253,11 +254,12 @@ func (s *Server) newest() (*peer, <-chan struct{}) {
 	return s.peers[len(s.peers)-1], s.changed
 }
 
-// join makes p the newest; the pods returned are its snapshot.
+// join takes p in, at its place by age; the pods returned are its snapshot.
 func (s *Server) join(p *peer) []*held {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.peers = append(s.peers, p)
+	slices.SortStableFunc(s.peers, func(a, b *peer) int { return cmp.Compare(a.started, b.started) })
 	s.wake()
 	return slices.Collect(maps.Values(s.pods))
 }
@@ -274,10 +276,16 @@ func (s *Server) wake() {
 	s.changed = make(chan struct{})
 }
 
-// drainOlder tells those who came before p that p has taken over.
-func (s *Server) drainOlder(p *peer) {
+// settle is called when p serves its snapshot: all but the newest of those who
+// do have been taken over from.
+func (s *Server) settle(p *peer) {
 	s.mu.Lock()
-	older := slices.Clone(s.peers[:max(0, slices.Index(s.peers, p))])
+	p.settled = true
+	last := len(s.peers) - 1
+	for last >= 0 && !s.peers[last].settled {
+		last--
+	}
+	older := slices.Clone(s.peers[:max(0, last)])
 	s.mu.Unlock()
 	for _, q := range older {
 		q.drain()
