@@ -100,7 +100,7 @@ func (d *demo) build(ctx context.Context, dir string, packages ...string) error 
 	if err != nil {
 		return err
 	}
-	args := append([]string{"build", "-trimpath", "-ldflags=-s -w", "-o", out + "/"}, packages...)
+	args := append([]string{"build", "-ldflags=-s -w", "-o", out + "/"}, packages...)
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = filepath.Join(d.repo, dir)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
