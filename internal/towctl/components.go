@@ -3,6 +3,8 @@ package towctl
 import (
 	"context"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -54,12 +56,41 @@ func (c *cluster) components(ctx context.Context, namespace string) ([]Component
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range sets.Items {
-		comp := Component{Name: d.Name, Image: d.Spec.Template.Spec.Containers[0].Image, Desired: d.Status.DesiredNumberScheduled}
-		if d.Status.ObservedGeneration >= d.Generation {
-			comp.Ready, comp.Updated = d.Status.NumberReady, d.Status.UpdatedNumberScheduled
-		}
-		out = append(out, comp)
+	pods, err := c.client.CoreV1().Pods(namespace).List(ctx, selector)
+	if err != nil {
+		return nil, err
+	}
+	for i := range sets.Items {
+		out = append(out, daemonSet(&sets.Items[i], pods.Items))
 	}
 	return out, nil
+}
+
+// templateGeneration is the mark that a DaemonSet's pods carry of the template
+// they were made from: a label on them, an annotation on the DaemonSet.
+const (
+	templateGeneration           = "pod-template-generation"
+	templateGenerationAnnotation = "deprecated.daemonset.template.generation"
+)
+
+// daemonSet counts pods itself: while a pod of the template before drains, the
+// DaemonSet's own status counts that one for its node, not the new one.
+func daemonSet(d *appsv1.DaemonSet, pods []corev1.Pod) Component {
+	c := Component{Name: d.Name, Image: d.Spec.Template.Spec.Containers[0].Image, Desired: d.Status.DesiredNumberScheduled}
+	if d.Status.ObservedGeneration < d.Generation {
+		return c
+	}
+	for i := range pods {
+		p := &pods[i]
+		if !metav1.IsControlledBy(p, d) || p.Labels[templateGeneration] != d.Annotations[templateGenerationAnnotation] || p.DeletionTimestamp != nil {
+			continue
+		}
+		c.Updated++
+		for _, cond := range p.Status.Conditions {
+			if cond.Type == corev1.PodReady && cond.Status == corev1.ConditionTrue {
+				c.Ready++
+			}
+		}
+	}
+	return c
 }
