@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +35,7 @@ type demo struct {
 	// kubectlPath is the kubectl of the cluster's own version.
 	kubectlPath string
 	image       string // Towpath's, with its content in the tag
+	shop        []byte // the shop's manifest, with such an image
 }
 
 // say prints one line of result.
@@ -174,16 +176,39 @@ func fetch(ctx context.Context, url string, into any) error {
 	return json.Unmarshal(body, into)
 }
 
-// podIP returns the address of the one running pod with that label.
+// pod is the part of a Pod that the demo reads.
+type pod struct {
+	Metadata struct{ Name, DeletionTimestamp string }
+	Status   struct {
+		PodIP, Phase      string
+		Conditions        []struct{ Type, Status string }
+		ContainerStatuses []struct{ RestartCount int }
+	}
+}
+
+// pods returns those that are not being deleted.
+func (d *demo) pods(ctx context.Context, namespace, selector string) ([]pod, error) {
+	out, err := d.ask(ctx, nil, "-n", namespace, "get", "pods", "-l", selector, "-o", "json")
+	if err != nil {
+		return nil, err
+	}
+	var list struct{ Items []pod }
+	if err := json.Unmarshal(out, &list); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(list.Items, func(p pod) bool { return p.Metadata.DeletionTimestamp != "" }), nil
+}
+
+// podIP returns the address of a running pod of that app.
 func (d *demo) podIP(ctx context.Context, namespace, app string) (string, error) {
-	out, err := d.ask(ctx, nil, "-n", namespace, "get", "pods", "-l", "app="+app, "--field-selector=status.phase=Running",
-		"-o", "jsonpath={range .items[?(!@.metadata.deletionTimestamp)]}{.status.podIP}{\"\\n\"}{end}")
+	list, err := d.pods(ctx, namespace, "app="+app)
 	if err != nil {
 		return "", err
 	}
-	ip, _, _ := strings.Cut(string(out), "\n")
-	if ip == "" {
-		return "", errors.New("no running pod of app " + app)
+	for _, p := range list {
+		if p.Status.Phase == "Running" && p.Status.PodIP != "" {
+			return p.Status.PodIP, nil
+		}
 	}
-	return ip, nil
+	return "", errors.New("no running pod of app " + app)
 }

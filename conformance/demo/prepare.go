@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	_ "embed"
@@ -94,7 +95,7 @@ func (d *demo) deployShop(ctx context.Context) error {
 	if err := d.apply(ctx, "jaeger.yaml", jaegerYAML); err != nil {
 		return err
 	}
-	if err := d.apply(ctx, "shop.yaml", shopYAML); err != nil {
+	if err := d.apply(ctx, "shop.yaml", d.shop); err != nil {
 		return err
 	}
 	for _, deployment := range []string{"customer", "frontend", "catalog-v1", "catalog-v2", "prices"} {
@@ -110,9 +111,13 @@ func (d *demo) buildShop(ctx context.Context) error {
 	if err := d.build(ctx, "conformance/demo", "./shop"); err != nil {
 		return err
 	}
-	shop := cluster.Image{Names: []string{shopImage}, Entrypoint: []string{"/shop"},
-		Files: []cluster.File{{Path: "/shop", Source: d.bin("shop"), Mode: 0o755}}}
-	if err := d.cluster.LoadImage(ctx, shop); err != nil {
+	program := []cluster.File{{Path: "/shop", Source: d.bin("shop"), Mode: 0o755}}
+	image, err := tagged(shopImage, program)
+	if err != nil {
+		return err
+	}
+	d.shop = bytes.ReplaceAll(shopYAML, []byte(shopImage), []byte(image))
+	if err := d.cluster.LoadImage(ctx, cluster.Image{Names: []string{image}, Entrypoint: []string{"/shop"}, Files: program}); err != nil {
 		return err
 	}
 	built, err := cluster.Build(ctx, d.out, "jaeger")

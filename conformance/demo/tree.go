@@ -73,7 +73,7 @@ func (d *demo) trace(ctx context.Context) error {
 			return err
 		}
 		roots = tree(hops)
-		return complete(hops)
+		return complete(hops, len(roots))
 	})
 	for _, r := range roots {
 		d.draw(r, "  ", roots[0].StartTime)
@@ -162,9 +162,9 @@ func tree(hops []*hop) []*hop {
 
 // complete tells what is still missing: a request from frontend to catalog
 // passes the waypoint, and a tunnel on either side of it.
-func complete(hops []*hop) error {
-	if len(tree(hops)) != 1 {
-		return fmt.Errorf("the trace has %d roots", len(tree(hops)))
+func complete(hops []*hop, roots int) error {
+	if roots != 1 {
+		return fmt.Errorf("the trace has %d roots", roots)
 	}
 	var missing []string
 	for _, want := range []string{"frontend", "catalog", "prices", "waypoint", "ztunnel"} {

@@ -52,11 +52,12 @@ func newCustomer(upstream string) *customer {
 }
 
 func (c *customer) run(ctx context.Context) {
-	kept := &http.Client{Transport: otelhttp.NewTransport(pooled()), Timeout: timeout}
-	transport := pooled()
-	transport.DisableKeepAlives = true
-	each := &http.Client{Transport: otelhttp.NewTransport(transport), Timeout: timeout}
+	keeping, closing := pooled(), pooled()
+	closing.DisableKeepAlives = true
+	kept := &http.Client{Transport: otelhttp.NewTransport(keeping), Timeout: timeout}
+	each := &http.Client{Transport: otelhttp.NewTransport(closing), Timeout: timeout}
 	var wg sync.WaitGroup
+	wg.Go(func() { renew(ctx, keeping) })
 	wg.Go(func() { c.every(ctx, 20*time.Millisecond, keepAlive, kept) })
 	wg.Go(func() { c.every(ctx, 50*time.Millisecond, fresh, each) })
 	wg.Wait()

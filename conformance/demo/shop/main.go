@@ -61,7 +61,9 @@ func run(ctx context.Context, c config) error {
 	defer shutdown()
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	client := &http.Client{Transport: otelhttp.NewTransport(pooled()), Timeout: 5 * time.Second}
+	transport := pooled()
+	client := &http.Client{Transport: otelhttp.NewTransport(transport), Timeout: 5 * time.Second}
+	go renew(ctx, transport)
 	switch c.role {
 	case "frontend", "catalog", "prices":
 		mux.Handle("GET /", otelhttp.NewHandler(answer(c, client), c.role))
@@ -128,6 +130,23 @@ func pooled() *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxIdleConnsPerHost = 32
 	return t
+}
+
+// renewal is how often kept connections are closed between two requests, as
+// clients do that follow changes of DNS.
+const renewal = 3 * time.Second
+
+func renew(ctx context.Context, t *http.Transport) {
+	tick := time.NewTicker(renewal)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			t.CloseIdleConnections()
+		}
+	}
 }
 
 func traces(ctx context.Context, c config) (func(), error) {
