@@ -27,6 +27,10 @@ build: ## build every program into bin/
 demo: ## the whole thing on a local cluster: enrol, route, trace, each claim measured (root)
 	cd conformance/demo && go run . -repo ../..
 
+.PHONY: demo-break
+demo-break: ## after make demo: kill and replace parts of the mesh under load, count what is lost
+	cd conformance/demo && go run . -repo ../.. break
+
 .PHONY: check
 check: vet unit ## the quick loop: build, vet, staticcheck, unit and race tests
 

@@ -4,7 +4,8 @@
 // and then.
 //
 // With the word "prepare" it stops when Towpath is installed: the conformance
-// tests start from there.
+// tests start from there. With "break" it kills and replaces parts of the mesh
+// that an earlier run left behind, under the same load, and counts what is lost.
 package main
 
 import (
@@ -53,13 +54,22 @@ func (d *demo) run(ctx context.Context, verb string) error {
 		{"Attach an HTTPRoute: 90/10 and a header", d.route},
 		{"One request, the whole way", d.trace},
 	}
+	breakThings := []step{
+		{"Kill all controllers", d.killControllers},
+		{"Edit the route", d.editRoute},
+		{"Replace a backend's pods", d.rollBackend},
+		{"Replace ztunnel", d.upgradeZTunnel},
+		{"Kill ztunnel", d.killZTunnel},
+	}
 	steps := prepare
 	switch verb {
 	case "prepare":
+	case "break":
+		steps = append([]step{{"A Kubernetes cluster of two nodes on this machine", d.bringUp}}, breakThings...)
 	case "":
 		steps = append(steps, show...)
 	default:
-		return fmt.Errorf("verb %q: want none, or prepare", verb)
+		return fmt.Errorf("verb %q: want none, prepare or break", verb)
 	}
 	for i, s := range steps {
 		start := time.Now()

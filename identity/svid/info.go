@@ -18,10 +18,12 @@ import (
 // Info describes one identity held, for people.
 type Info struct {
 	ID spiffeid.ID `json:"id"`
-	// Serial in hexadecimal and NotAfter are those of the current certificate;
-	// zero while there is none.
-	Serial   string    `json:"serial,omitempty"`
-	NotAfter time.Time `json:"notAfter,omitzero"`
+	// Serial in hexadecimal, NotBefore and NotAfter are those of the current
+	// certificate; zero while there is none. NotBefore lies a little before the
+	// moment of issue.
+	Serial    string    `json:"serial,omitempty"`
+	NotBefore time.Time `json:"notBefore,omitzero"`
+	NotAfter  time.Time `json:"notAfter,omitzero"`
 	// Bundle is the sequence of the trust bundle in use.
 	Bundle uint64 `json:"bundle"`
 	// Pods are the UIDs of the pods held; an empty one is the process's own.
@@ -38,7 +40,7 @@ func (m *Manager) Certificates() []Info {
 	for _, e := range m.entries {
 		i := Info{ID: e.id, Pods: slices.Clone(e.pods)}
 		if c := e.store.Peek(); c != nil {
-			i.Serial, i.NotAfter, i.Bundle = c.Serial(), c.NotAfter(), c.Bundle().Sequence()
+			i.Serial, i.NotBefore, i.NotAfter, i.Bundle = c.Serial(), c.Leaf().NotBefore, c.NotAfter(), c.Bundle().Sequence()
 		}
 		if e.lastErr != nil {
 			i.LastError = e.lastErr.Error()

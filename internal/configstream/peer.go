@@ -34,6 +34,9 @@ func (r Role) String() string {
 	return "unknown"
 }
 
+// MarshalText spells the role in dumps as String does.
+func (r Role) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
 // Peer is who an authenticated client is. It comes from the client's
 // credentials alone, never from what the client says of itself.
 type Peer struct {

@@ -113,7 +113,7 @@ func (s *Status) addNamespaces(ctx context.Context, c *cluster) error {
 		if err != nil {
 			return err
 		}
-		n := Namespace{Name: ns.Name, Pods: len(pods.Items)}
+		n := Namespace{Name: ns.Name}
 		for i := range pods.Items {
 			n.add(&pods.Items[i])
 		}
@@ -122,7 +122,14 @@ func (s *Status) addNamespaces(ctx context.Context, c *cluster) error {
 	return nil
 }
 
+// add counts a pod; the mesh's own proxies and pods that have ended are none to
+// take in.
 func (n *Namespace) add(p *corev1.Pod) {
+	ended := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+	if p.Labels[mesh.LabelGatewayName] != "" || ended {
+		return
+	}
+	n.Pods++
 	if captured(p) {
 		n.Enrolled++
 		return
