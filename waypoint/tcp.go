@@ -53,7 +53,7 @@ func (p *Proxy) connectTCP(ctx context.Context, v *visitor, traceparent string) 
 	err = errNoEndpoint
 	var tried []netip.AddrPort
 	for range tcpTries {
-		target, free, ok := p.forward.Balancer.Pick(v.service, v.authority.Port(), tried)
+		target, free, ok := p.forward.Balancer.PickFor(v.source.Address.Addr(), v.service, v.authority.Port(), tried)
 		if !ok {
 			return nil, to, nil, err
 		}

@@ -87,7 +87,7 @@ func (r *report) add(e event) {
 // print tells the result and whether it is good.
 func (r *report) print() bool {
 	for _, key := range r.failed {
-		fmt.Printf("FAIL  %s\n%s\n", key, tail(r.output[key], 200))
+		fmt.Printf("FAIL  %s\n%s\n", key, tail(r.output[key], 60))
 	}
 	for _, key := range r.skipped {
 		fmt.Printf("SKIP  %s: a skipped test is a failure here\n%s\n", key, tail(r.output[key], 5))

@@ -73,7 +73,7 @@ var bans = []ban{
 	},
 	{
 		of:    []string{""},
-		but:   []string{"internal/controlplane", "cmd/controller", "cmd/towctl"},
+		but:   []string{"internal/controlplane", "internal/towctl"},
 		never: []string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime", "sigs.k8s.io/controller-runtime/"},
 		why:   "only the control plane and towctl talk to Kubernetes",
 	},

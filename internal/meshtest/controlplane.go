@@ -49,7 +49,7 @@ type ControlPlane struct {
 // NewControlPlane serves until the test ends.
 func NewControlPlane(t testing.TB, listen netip.Addr) *ControlPlane {
 	t.Helper()
-	cp, err := StartControlPlane(t.TempDir(), listen)
+	cp, err := StartControlPlane(publicDir(t), listen)
 	must(t, "control plane", err)
 	t.Cleanup(func() { must(t, "control plane", cp.Close()) })
 	return cp
@@ -95,7 +95,10 @@ func (cp *ControlPlane) serve(addr netip.AddrPort, authority *ca.Authority, self
 	return nil
 }
 
-// Close cuts all streams and waits for the server.
+// Stop cuts all streams and answers nobody any more.
+func (cp *ControlPlane) Stop() { cp.server.Stop() }
+
+// Close stops the server and waits for it.
 func (cp *ControlPlane) Close() error {
 	cp.server.Stop()
 	return <-cp.served

@@ -34,6 +34,7 @@ type Lab struct {
 // New makes a mesh without nodes.
 func New(t testing.TB) *Lab {
 	t.Helper()
+	program(t, "ztunnel") // builds all, before anybody's time runs
 	l := &Lab{Net: NewNet(t), t: t}
 	l.Control = NewControlPlane(t, bridge4.Addr())
 	l.Traces = newTraces(t)
@@ -54,8 +55,7 @@ type Node struct {
 func (l *Lab) Node(name string) *Node {
 	t := l.t
 	t.Helper()
-	n := &Node{Name: name, lab: l, runDir: t.TempDir()}
-	must(t, "run directory", os.Chmod(n.runDir, 0o755))
+	n := &Node{Name: name, lab: l, runDir: publicDir(t)}
 	n.Agent = start(t, l.Host(name+"-agent"), 0, "node-agent", append(l.common(configstream.RoleNodeAgent, "towpath-node-agent", name),
 		"--host-proc=/proc", "--run-dir="+n.runDir, "--cni-conf-dir=", fmt.Sprintf("--ztunnel-uid=%d", unprivileged))...)
 	n.ZTunnel = start(t, l.Host(name+"-ztunnel"), unprivileged, "ztunnel", append(l.common(configstream.RoleZTunnel, "towpath-ztunnel", name),
@@ -108,6 +108,17 @@ func (l *Lab) MeshPod(ctx context.Context, n *Node, namespace, name string) *Pod
 	p.Workload.Tunnel = mesh.TunnelHBONE
 	l.publish(p)
 	return p
+}
+
+// publicDir is a directory that programs without privileges can use; a test's
+// TempDir is root's alone.
+func publicDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "towpath-lab-")
+	must(t, "directory", err)
+	must(t, "directory", os.Chmod(dir, 0o755))
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 func (l *Lab) publish(p *Pod) {

@@ -86,6 +86,7 @@ func (n *Net) Host(name string) *Host {
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(h.NS.FD())}
 	must(t, "veth of "+name, netlink.LinkAdd(veth))
 	must(t, "veth of "+name, netlink.LinkSetUp(veth))
+	t.Cleanup(func() { _ = netlink.LinkDel(veth) })
 	must(t, "namespace of "+name, h.NS.Do(h.configure))
 	return h
 }

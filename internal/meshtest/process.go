@@ -92,7 +92,7 @@ func start(t testing.TB, h *Host, uid uint32, name string, args ...string) *Proc
 	t.Helper()
 	p := &Process{Name: name + "@" + h.Name, t: t, host: h, uid: uid, args: append([]string{program(t, name)}, args...), heard: make(chan struct{})}
 	p.launch()
-	t.Cleanup(p.stop)
+	t.Cleanup(p.Stop)
 	return p
 }
 
@@ -142,8 +142,9 @@ func (p *Process) Kill() {
 // Restart runs the program again, with the same arguments.
 func (p *Process) Restart() { p.launch() }
 
-// stop ends the process orderly, and tells what it said if the test failed.
-func (p *Process) stop() {
+// Stop ends the process orderly, and tells what it said if the test failed. It
+// is called at the end of the test too.
+func (p *Process) Stop() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.done:
@@ -157,7 +158,7 @@ func (p *Process) stop() {
 		p.t.Errorf("lab: %s said: %s", p.Name, strings.Join(p.other, "\n"))
 	}
 	if p.t.Failed() {
-		for _, r := range p.records[max(0, len(p.records)-40):] {
+		for _, r := range p.records[max(0, len(p.records)-8):] {
 			line, _ := json.Marshal(r)
 			p.t.Logf("%s: %s", p.Name, line)
 		}

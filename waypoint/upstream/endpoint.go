@@ -78,12 +78,17 @@ func (b *Balancer) load(at netip.AddrPort) *atomic.Int64 {
 // there is any. The endpoint counts as busy until release is called. ok is
 // false when there is none.
 func (b *Balancer) Pick(key mesh.ServiceKey, port uint16, tried []netip.AddrPort) (t mesh.Target, release func(), ok bool) {
+	return b.PickFor(netip.Addr{}, key, port, tried)
+}
+
+// PickFor is Pick for a client whose address the endpoint is to see: endpoints
+// of the client's address family come first, since only they can.
+func (b *Balancer) PickFor(client netip.Addr, key mesh.ServiceKey, port uint16, tried []netip.AddrPort) (t mesh.Target, release func(), ok bool) {
 	list := b.targets(key, port).targets
-	if len(tried) > 0 {
-		untried := slices.DeleteFunc(slices.Clone(list), func(t mesh.Target) bool { return slices.Contains(tried, t.Address) })
-		if len(untried) > 0 {
-			list = untried
-		}
+	list = preferred(list, func(t mesh.Target) bool { return !slices.Contains(tried, t.Address) })
+	if client.IsValid() {
+		v4 := client.Unmap().Is4()
+		list = preferred(list, func(t mesh.Target) bool { return t.Address.Addr().Unmap().Is4() == v4 })
 	}
 	if len(list) == 0 {
 		return mesh.Target{}, nil, false
@@ -95,6 +100,20 @@ func (b *Balancer) Pick(key mesh.ServiceKey, port uint16, tried []netip.AddrPort
 	load := b.load(t.Address)
 	load.Add(1)
 	return t, sync.OnceFunc(func() { load.Add(-1) }), true
+}
+
+// preferred returns the targets that fit, or all when none does. The list is
+// shared and stays as it is.
+func preferred(list []mesh.Target, fits func(mesh.Target) bool) []mesh.Target {
+	unfit := slices.IndexFunc(list, func(t mesh.Target) bool { return !fits(t) })
+	if unfit < 0 {
+		return list
+	}
+	some := slices.DeleteFunc(slices.Clone(list), func(t mesh.Target) bool { return !fits(t) })
+	if len(some) == 0 {
+		return list
+	}
+	return some
 }
 
 func (b *Balancer) lighter(list []mesh.Target) mesh.Target {
