@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"unique"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -108,6 +109,10 @@ func list[T any](in []T) []T {
 	}
 	return in
 }
+
+// shared returns one copy of a string that many values have in common, such as
+// the name of a node.
+func shared(s string) string { return unique.Make(s).Value() }
 
 func (d *decoder) port(p uint32) uint16 {
 	if p > math.MaxUint16 {

@@ -44,21 +44,21 @@ func decodeWorkload(b []byte) (*mesh.Workload, error) {
 	var d decoder
 	out := &mesh.Workload{
 		ID:             mesh.WorkloadID(p.GetId()),
-		Namespace:      p.GetNamespace(),
+		Namespace:      shared(p.GetNamespace()),
 		Name:           p.GetName(),
-		ServiceAccount: p.GetServiceAccount(),
-		Identity:       d.identity(p.GetIdentity()),
-		Node:           p.GetNode(),
+		ServiceAccount: shared(p.GetServiceAccount()),
+		Identity:       d.identity(shared(p.GetIdentity())),
+		Node:           shared(p.GetNode()),
 		Addresses:      each(p.GetAddresses(), d.address),
 		HostNetwork:    p.GetHostNetwork(),
 		Enrolled:       p.GetEnrolled(),
 		Tunnel:         decodeEnum[mesh.Tunnel](&d, tunnels, p.GetTunnel()),
 		Gateway:        proxyKey(p.GetGateway()),
 		Terminating:    p.GetTerminating(),
-		OwnerKind:      p.GetOwnerKind(),
-		OwnerName:      p.GetOwnerName(),
-		App:            p.GetApp(),
-		Version:        p.GetVersion(),
+		OwnerKind:      shared(p.GetOwnerKind()),
+		OwnerName:      shared(p.GetOwnerName()),
+		App:            shared(p.GetApp()),
+		Version:        shared(p.GetVersion()),
 	}
 	return out, d.err
 }

@@ -224,7 +224,7 @@ func count[V any](seq func(func(V) bool)) (n int) {
 // TestWorldEqualsModel applies random updates; each World in between must stay
 // as it was.
 func TestWorldEqualsModel(t *testing.T) {
-	for run := range 200 {
+	for run := range 60 {
 		u := universe{rand.New(rand.NewPCG(uint64(run), 1))}
 		w, m := &World{}, newModel()
 		old, oldModel := w, newModel()

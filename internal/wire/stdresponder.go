@@ -13,11 +13,14 @@ import (
 
 // stdResponder is the Responder over net/http.
 type stdResponder struct {
-	conn    context.Context
-	w       http.ResponseWriter
-	r       *http.Request
-	rc      *http.ResponseController
-	upgrade bool
+	conn context.Context
+	w    http.ResponseWriter
+	r    *http.Request
+	rc   *http.ResponseController
+
+	// last says that the client may have sent more in the belief that it is
+	// something else than the next request.
+	last bool
 
 	mu    sync.Mutex // Inform runs beside Send
 	sent  bool
@@ -70,8 +73,7 @@ func (s *stdResponder) sendHead(resp *Response) {
 	if resp.ContentLength >= 0 && resp.Status >= 200 && resp.Status != http.StatusNoContent {
 		out["Content-Length"] = []string{strconv.FormatInt(resp.ContentLength, 10)}
 	}
-	if s.upgrade {
-		// The client may have sent more in the belief that it is no longer HTTP.
+	if s.last {
 		out["Connection"] = []string{"close"}
 	}
 	if resp.Trailer != nil {

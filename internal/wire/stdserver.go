@@ -23,7 +23,7 @@ type StdServer struct {
 
 // Serve implements Server.
 func (s *StdServer) Serve(ctx context.Context, conn net.Conn, h Handler, drain <-chan struct{}) error {
-	ln := newOneConn(conn)
+	ln := newOneConn(newGuard(conn))
 	var handlers, drainer sync.WaitGroup
 	srv := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -38,6 +38,7 @@ func (s *StdServer) Serve(ctx context.Context, conn net.Conn, h Handler, drain <
 		Protocols:                    stdProtocols(),
 		HTTP2:                        stdHTTP2(),
 		BaseContext:                  func(net.Listener) context.Context { return ctx },
+		ConnContext:                  withGuard,
 		ConnState:                    ln.track,
 		ErrorLog:                     slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
 	}
@@ -131,7 +132,7 @@ func (l *oneConn) track(_ net.Conn, state http.ConnState) {
 func serveStd(ctx context.Context, w http.ResponseWriter, r *http.Request, h Handler) {
 	rw := &stdResponder{conn: ctx, w: w, r: r, rc: http.NewResponseController(w)}
 	req := requestOfStd(r, rw.rc)
-	rw.upgrade = req.Upgrade != ""
+	rw.last = req.Upgrade != "" || req.Refused != nil && req.Proto != HTTP2
 	if body := req.Body; body != nil {
 		defer body.Close()
 		if req.Proto != HTTP2 {
@@ -145,6 +146,9 @@ func serveStd(ctx context.Context, w http.ResponseWriter, r *http.Request, h Han
 }
 
 func requestOfStd(r *http.Request, rc *http.ResponseController) *Request {
+	if s := refusedBy(r); s != nil {
+		return refusedRequest(s)
+	}
 	hd := head{proto: protoOfStd(r), method: r.Method, target: r.RequestURI, scheme: "http", authority: r.Host}
 	hasBody := r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
 	hd.hasBody = hasBody
@@ -163,8 +167,13 @@ func requestOfStd(r *http.Request, rc *http.ResponseController) *Request {
 			req.Trailer.Add(name, "")
 		}
 	}
-	req.Body = &stdRequestBody{r: r, rc: rc, trailer: req.Trailer}
+	req.Body = &stdRequestBody{r: r, rc: rc, guard: guardOf(r), trailer: req.Trailer}
 	return req
+}
+
+// refusedRequest is what could be told of a request whose head was refused.
+func refusedRequest(s *h1Stream) *Request {
+	return &Request{Proto: HTTP11, Method: printable(s.head.method), Scheme: "http", Path: printable(s.head.target), Refused: s.refused}
 }
 
 func protoOfStd(r *http.Request) Proto {
@@ -193,6 +202,7 @@ func fieldsOfStd(h http.Header) []Field {
 type stdRequestBody struct {
 	r       *http.Request
 	rc      *http.ResponseController
+	guard   *guard // nil when there is none
 	trailer *Header
 	ended   atomic.Bool
 }
@@ -209,6 +219,8 @@ func (b *stdRequestBody) Read(p []byte) (int, error) {
 	n, err := b.r.Body.Read(p)
 	if err == io.EOF {
 		b.ended.Store(true)
+	} else if err != nil && b.guard != nil && b.guard.badBody.Load() {
+		err = bad(errRefusedBody.Error())
 	}
 	if err == io.EOF && b.trailer != nil {
 		*b.trailer = trailerOfStd(b.r.Trailer)

@@ -218,7 +218,10 @@ func (c *call) reconnect(err error) bool {
 
 func failureOf(all, one context.Context, err error) *Failure {
 	var dial *wire.DialError
+	var refused *wire.Refusal
 	switch {
+	case errors.As(err, &refused):
+		return &Failure{Status: refused.Status, Reason: refused.Reason, Err: err}
 	case errors.Is(context.Cause(all), errTimeout):
 		return &Failure{Status: 504, Reason: ReasonTimeout, Err: errTimeout}
 	case all.Err() != nil:
@@ -256,7 +259,7 @@ type attempt struct {
 
 // attempt prepares try n, or says in res why there is none.
 func (c *call) attempt(n int, res *Result) *attempt {
-	target, release, ok := c.f.Balancer.Pick(c.Service, c.Port, c.tried)
+	target, release, ok := c.f.Balancer.PickFor(c.From.Address.Addr(), c.Service, c.Port, c.tried)
 	if !ok {
 		if res.Failure == nil {
 			reason := ReasonNoEndpoint
