@@ -48,7 +48,9 @@ unit:
 .PHONY: test
 test: deps vet ## unit, race and lab tests, none skipped (root), and the tests of the tools
 	go run ./conformance/runtests
-	for m in $(MODULES); do (cd $$m && go vet ./... && go test -short ./...) || exit 1; done
+	for m in $(MODULES); do (cd $$m && go vet ./...) || exit 1; done
+	cd conformance/cluster && go test ./...
+	cd conformance/demo && go test ./...
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (default 20s)
