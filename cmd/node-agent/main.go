@@ -57,17 +57,28 @@ func command() *cobra.Command {
 	}
 	nodeFlags(c, &cfg, &logLevel)
 	runFlags(c, &cfg)
-	c.AddCommand(&cobra.Command{
+	c.AddCommand(cleanupCommand(&cfg, &logLevel))
+	return c
+}
+
+func cleanupCommand(cfg *agent.Config, logLevel *string) *cobra.Command {
+	var stay bool
+	c := &cobra.Command{
 		Use: "cleanup", Short: "Remove plugin, rules and sockets from this node; the agent must not run.",
 		Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
-		RunE: func(*cobra.Command, []string) error {
-			level, err := telemetry.ParseLevel(logLevel)
+		RunE: func(c *cobra.Command, _ []string) error {
+			level, err := telemetry.ParseLevel(*logLevel)
 			if err != nil {
 				return err
 			}
-			return agent.Cleanup(cfg, telemetry.NewLogger(os.Stdout, "node-agent", level))
+			log := telemetry.NewLogger(os.Stdout, "node-agent", level)
+			if stay {
+				return agent.CleanupAndStay(c.Context(), *cfg, log)
+			}
+			return agent.Cleanup(*cfg, log)
 		},
-	})
+	}
+	c.Flags().BoolVar(&stay, "stay", false, "then say so by readiness and stay, until told to end")
 	return c
 }
 
@@ -78,6 +89,7 @@ func nodeFlags(c *cobra.Command, cfg *agent.Config, logLevel *string) {
 	f.StringVar(&cfg.RunDir, "run-dir", "/run/towpath", "directory of the host for sockets, mounted at the same path")
 	f.StringVar(&cfg.CNIConfDir, "cni-conf-dir", "/host/cni/net.d", "the host's CNI configuration; empty to leave CNI alone")
 	f.StringVar(&cfg.CNIBinDir, "cni-bin-dir", "/host/cni/bin", "the host's CNI plugins")
+	f.StringVar(&cfg.Addresses.Ready, "ready-address", fmt.Sprintf(":%d", portReady), "address of the probes")
 	f.StringVar(logLevel, "log-level", "info", "debug, info, warn or error")
 }
 
@@ -97,5 +109,4 @@ func runFlags(c *cobra.Command, cfg *agent.Config) {
 	f.DurationVar(&cfg.Release.Linger, "linger", 11*time.Minute, "how long captured connections of such a pod may go on; longer than ztunnel's --drain")
 	f.StringVar(&cfg.Addresses.Admin, "admin-address", fmt.Sprintf("127.0.0.1:%d", portAdmin), "address of config dump and pprof")
 	f.StringVar(&cfg.Addresses.Metrics, "metrics-address", fmt.Sprintf(":%d", portMetrics), "address of the Prometheus metrics")
-	f.StringVar(&cfg.Addresses.Ready, "ready-address", fmt.Sprintf(":%d", portReady), "address of the probes")
 }

@@ -5,12 +5,16 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/towpath-mesh/towpath/internal/mesh"
 	"github.com/towpath-mesh/towpath/manifests"
@@ -130,7 +134,10 @@ func (c *cluster) cleanNodes(ctx context.Context, namespace string, out io.Write
 	}
 	args := ds.Spec.Template.Spec.Containers[0].Args
 	if len(args) == 0 || args[0] != "cleanup" {
-		ds.Spec.Template.Spec.Containers[0].Args = append([]string{"cleanup"}, args...)
+		ds.Spec.Template.Spec.Containers[0].Args = cleanupArgs(args)
+		// The nodes need not wait for each other any more.
+		all := intstr.FromString("100%")
+		ds.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateDaemonSet{MaxUnavailable: &all}
 		if ds, err = sets.Update(ctx, ds, metav1.UpdateOptions{FieldManager: fieldOwner}); err != nil {
 			return fmt.Errorf("DaemonSet %s/%s: %w", namespace, agentName, err)
 		}
@@ -142,10 +149,24 @@ func (c *cluster) cleanNodes(ctx context.Context, namespace string, out io.Write
 			return false, err
 		}
 		s := ds.Status
-		return s.ObservedGeneration >= generation && s.UpdatedNumberScheduled == s.DesiredNumberScheduled && s.NumberReady == s.DesiredNumberScheduled, nil
+		done := s.UpdatedNumberScheduled == s.DesiredNumberScheduled && s.NumberReady == s.DesiredNumberScheduled
+		return s.ObservedGeneration >= generation && done, nil
 	}, "nodes are still being cleaned")
 	if err == nil {
 		fmt.Fprintf(out, "cleaned  %d nodes\n", ds.Status.DesiredNumberScheduled)
 	}
 	return err
+}
+
+// cleanupArgs turns the agent's command line into the one that cleans its node:
+// what the node looks like stays.
+func cleanupArgs(args []string) []string {
+	out := []string{"cleanup", "--stay"}
+	for _, a := range args {
+		name, _, _ := strings.Cut(strings.TrimLeft(a, "-"), "=")
+		if slices.Contains([]string{"host-proc", "run-dir", "cni-conf-dir", "cni-bin-dir", "ready-address", "log-level"}, name) {
+			out = append(out, a)
+		}
+	}
+	return out
 }
