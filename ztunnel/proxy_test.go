@@ -235,7 +235,7 @@ func TestPlaintextInbound(t *testing.T) {
 	if _, err := loop.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("loop: %v", err)
 	}
-	if r := p.b.records(2)[1]; r.Reason != "loop" {
+	if r := p.b.recordWhere(2, func(r record) bool { return r.Error != "" }); r.Reason != "loop" {
 		t.Errorf("%+v", r)
 	}
 }
@@ -328,7 +328,7 @@ func TestAssertedSource(t *testing.T) {
 		t.Errorf("application was dialled by %+v", d)
 	}
 	c.Close()
-	r := p.b.records(3)[2]
+	r := p.b.recordWhere(3, func(r record) bool { return r.Error == "" })
 	if r.Src.Identity != p.web.Identity.String() || r.Src.Workload != "web-1" || r.Src.Addr != "10.1.0.1:4711" {
 		t.Errorf("%+v", r)
 	}
@@ -369,7 +369,7 @@ func TestTraceresponse(t *testing.T) {
 	if c.Response().Traceresponse != "" || len(p.spans.GetSpans()) != 1 {
 		t.Error("an unsampled tunnel has a span")
 	}
-	if r := p.b.records(2)[1]; r.TraceID != parent[3:35] {
+	if r := p.b.recordWhere(2, func(r record) bool { return r.TraceID != "" }); r.TraceID != parent[3:35] {
 		t.Errorf("record without the trace: %+v", r)
 	}
 }

@@ -289,6 +289,20 @@ func (n *node) records(count int) []record {
 	return got
 }
 
+// recordWhere waits for count records, which come in no order since each
+// connection writes its own, and returns the first that is meant.
+func (n *node) recordWhere(count int, meant func(record) bool) record {
+	n.t.Helper()
+	got := n.records(count)
+	for _, r := range got {
+		if meant(r) {
+			return r
+		}
+	}
+	n.t.Fatalf("no such record among %+v", got)
+	return record{}
+}
+
 func (n *node) wantMetric(name string, want float64) {
 	n.t.Helper()
 	got := 0.0
