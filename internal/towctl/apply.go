@@ -84,10 +84,12 @@ func (c *cluster) apply(ctx context.Context, objects []*unstructured.Unstructure
 	return nil
 }
 
-// remove deletes the objects, last first, and waits until they are gone.
-// What is not there, or is of a kind that is not there, is no error.
+// remove deletes the objects, last first, and waits until they are gone; not for
+// their pods, and so not for the Namespace: a ztunnel that still carries
+// established connections drains first, for minutes. What is not there, or is of
+// a kind that is not there, is no error.
 func (c *cluster) remove(ctx context.Context, objects []*unstructured.Unstructured, each func(string)) error {
-	background := metav1.DeletePropagationForeground
+	background := metav1.DeletePropagationBackground
 	for _, u := range slices.Backward(objects) {
 		r, err := c.resource(u)
 		if meta.IsNoMatchError(errors.Unwrap(err)) {
@@ -102,6 +104,10 @@ func (c *cluster) remove(ctx context.Context, objects []*unstructured.Unstructur
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", describe(u), err)
+		}
+		if u.GetKind() == "Namespace" {
+			each(describe(u) + " (goes when ztunnel's last connections have ended)")
+			continue
 		}
 		if err := waitGone(ctx, r, u); err != nil {
 			return err
